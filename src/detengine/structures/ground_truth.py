@@ -1,0 +1,83 @@
+"""The annotations of a whole data set in packed columns.
+
+Packed, because a list of Python objects is copied page by page into every loader worker as its
+reference counts are touched; as tensors, because those are shared with workers that are not forked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detengine.structures.categories import Categories
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBytes:
+    """A list of byte strings in two tensors. data: uint8[sum]; offsets: int64[N + 1]."""
+
+    data: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def from_list(cls, strings: Sequence[bytes]) -> "PackedBytes":
+        lengths = torch.tensor([0, *(len(s) for s in strings)], dtype=torch.int64)
+        joined = bytearray(b"".join(strings))
+        data = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0).byte()
+        return cls(data, lengths.cumsum(0))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        start, stop = self.offsets[index : index + 2].tolist()
+        return self.data[start:stop].numpy().tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Everything a data set says about its images, exactly as its files say it.
+
+    I images, N annotations sorted by image: those of image i are `offsets[i]:offsets[i + 1]`.
+    Numbers keep the file's full precision, so that scores are the reference evaluator's to the bit;
+    nothing is dropped or clipped here.
+
+    - image_ids: int64[I], the data set's own, unique.
+    - image_sizes: int64[I, 2], (height, width); 0 where the file does not say.
+    - file_names: I paths, relative to the image folder.
+    - offsets: int64[I + 1].
+    - annotation_ids, category_ids: int64[N].
+    - boxes_xywh: float64[N, 4]; areas: float64[N] (the mask's area where there is one).
+    - is_crowd: bool[N]; counts as neither hit nor miss, is not trained on.
+    - is_difficult: bool[N]; PASCAL VOC's flag, treated like a crowd.
+    - masks: N compressed COCO RLEs of the image's size, empty bytes for none; None if no mask at all.
+    - keypoints: float64[N, J, 3] | None, num_keypoints: int64[N] | None.
+    """
+
+    categories: Categories
+    image_ids: Tensor
+    image_sizes: Tensor
+    file_names: PackedBytes
+    offsets: Tensor
+    annotation_ids: Tensor
+    category_ids: Tensor
+    boxes_xywh: Tensor
+    areas: Tensor
+    is_crowd: Tensor
+    is_difficult: Tensor
+    masks: PackedBytes | None = None
+    keypoints: Tensor | None = None
+    num_keypoints: Tensor | None = None
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.image_ids)
+
+    def file_name(self, index: int) -> str:
+        return self.file_names[index].decode()
+
+    def annotations_of(self, index: int) -> slice:
+        """Where the annotations of the index-th image stand in the columns."""
+        start, stop = self.offsets[index : index + 2].tolist()
+        return slice(start, stop)

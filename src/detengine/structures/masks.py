@@ -1,0 +1,145 @@
+"""A target's masks as run lengths, looked up at points and never drawn.
+
+COCO's order throughout: a mask is read column by column, its runs alternate between outside and
+inside and begin with outside, so that a pixel is inside where the index of its run is odd.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Affine = tuple[float, float, float, float, float, float]
+"""(a, b, c, d, e, f): x' = a x + b y + c, y' = d x + e y + f."""
+
+_IDENTITY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class RunLengthMasks:
+    """N masks of one stored size, seen through the geometry of the current image.
+
+    run_ends: int64[R], the cumulative sum of all run lengths; the runs of mask n are
+        `offsets[n]:offsets[n + 1]`, and end at (n + 1) * height * width.
+    offsets: int64[N + 1].
+    stored_size: (height, width) of the masks as the runs describe them.
+    size: (height, width) of the current image.
+    to_stored: maps the current image's continuous coordinates to the stored mask's.
+    """
+
+    run_ends: Tensor
+    offsets: Tensor
+    stored_size: tuple[int, int]
+    size: tuple[int, int]
+    to_stored: Affine = _IDENTITY
+
+    @classmethod
+    def from_counts(cls, counts: list[Tensor], size: tuple[int, int]) -> "RunLengthMasks":
+        """From the run lengths of each mask. counts: N tensors int64[runs], each with the sum h * w."""
+        pixels = size[0] * size[1]
+        for index, runs in enumerate(counts):
+            if int(runs.sum()) != pixels or (len(runs) and int(runs.min()) < 0):
+                raise ValueError(
+                    f"the runs of mask {index} cover {int(runs.sum())} pixels, "
+                    f"but an image of {size[0]} x {size[1]} (height x width) has {pixels}"
+                )
+        lengths = torch.tensor([0, *(len(runs) for runs in counts)], dtype=torch.int64)
+        joined = torch.cat(counts) if counts else torch.empty(0, dtype=torch.int64)
+        return cls(joined.cumsum(0), lengths.cumsum(0), size, size)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, keep: Tensor) -> "RunLengthMasks":
+        """The masks at the given positions. keep: int64[K] or bool[N], on the CPU."""
+        chosen = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+        pixels = self.stored_size[0] * self.stored_size[1]
+        starts, stops = self.offsets[chosen], self.offsets[chosen + 1]
+        parts = [
+            self.run_ends[start:stop] + (new - old) * pixels
+            for new, (old, start, stop) in enumerate(
+                zip(chosen.tolist(), starts.tolist(), stops.tolist(), strict=True)
+            )
+        ]
+        offsets = torch.cat([self.offsets.new_zeros(1), (stops - starts).cumsum(0)])
+        run_ends = torch.cat(parts) if parts else self.run_ends[:0]
+        return replace(self, run_ends=run_ends, offsets=offsets)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "RunLengthMasks":
+        return replace(
+            self,
+            run_ends=self.run_ends.to(device, non_blocking=non_blocking),
+            offsets=self.offsets.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "RunLengthMasks":
+        """Called by DataLoader(pin_memory=True)."""
+        return replace(
+            self, run_ends=self.run_ends.pin_memory(), offsets=self.offsets.pin_memory()
+        )
+
+    def transformed(self, size: tuple[int, int], to_previous: Affine) -> "RunLengthMasks":
+        """The same masks in a new image. to_previous maps its coordinates to the current ones."""
+        a, b, c, d, e, f = self.to_stored
+        p, q, r, s, t, u = to_previous
+        affine = (
+            a * p + b * s,
+            a * q + b * t,
+            a * r + b * u + c,
+            d * p + e * s,
+            d * q + e * t,
+            d * r + e * u + f,
+        )
+        return replace(self, size=size, to_stored=affine)
+
+    def contains(self, mask_index: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Whether points lie inside their masks; outside of the stored image none does.
+
+        mask_index: int64, x, y: float, in pixels of the current image; any shapes that broadcast.
+        Returns bool of the broadcast shape. Reads nothing back from the device.
+        """
+        height, width = self.stored_size
+        a, b, c, d, e, f = self.to_stored
+        column = (a * x + b * y + c).floor()
+        row = (d * x + e * y + f).floor()
+        on_image = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        pixel = column.clamp(0, width - 1).long() * height + row.clamp(0, height - 1).long()
+        position = (mask_index * (height * width) + pixel).contiguous()
+        run = torch.searchsorted(self.run_ends, position, right=True)
+        return ((run - self.offsets[mask_index]) % 2 == 1) & on_image
+
+    def crop_and_resize(self, mask_index: Tensor, boxes_xyxy: Tensor, side: int) -> Tensor:
+        """The part of each mask inside its box, at side x side: a mask head's targets.
+
+        mask_index: int64[R]; boxes_xyxy: float[R, 4], pixels of the current image.
+        Returns float[R, side, side] of zeros and ones: a bin is inside where at least two of its
+        2 x 2 sampling points are, as in thresholding RoIAlign of the dense mask at 0.5.
+        """
+        steps = torch.arange(2 * side, device=boxes_xyxy.device, dtype=boxes_xyxy.dtype)
+        fractions = (steps + 0.5) / (2 * side)
+        x1, y1, x2, y2 = (coordinate[:, None] for coordinate in boxes_xyxy.unbind(1))
+        x = (x1 + (x2 - x1) * fractions)[:, None, :]
+        y = (y1 + (y2 - y1) * fractions)[:, :, None]
+        points = self.contains(mask_index[:, None, None], x, y)
+        bins = points.view(-1, side, 2, side, 2).sum(dim=(2, 4))
+        return (bins >= 2).to(boxes_xyxy.dtype)
+
+    def dense(self) -> Tensor:
+        """uint8[N, H, W] of the current image, each pixel looked up at its centre."""
+        height, width = self.stored_size
+        runs = torch.diff(self.run_ends, prepend=self.run_ends.new_zeros(1))
+        count = torch.arange(len(runs), device=runs.device)
+        first = torch.repeat_interleave(self.offsets[:-1], self.offsets.diff())
+        stored = torch.repeat_interleave(((count - first) % 2).to(torch.uint8), runs)
+        stored = stored.view(len(self), width, height)
+        a, b, c, d, e, f = self.to_stored
+        if b != 0 or d != 0:
+            raise ValueError(
+                "dense() follows resizing, flipping and cropping only, "
+                f"but this image was rotated or sheared: {self.to_stored}"
+            )
+        column = (a * (torch.arange(self.size[1], device=runs.device) + 0.5) + c).floor().long()
+        row = (e * (torch.arange(self.size[0], device=runs.device) + 0.5) + f).floor().long()
+        picture = stored[:, column.clamp(0, width - 1)][:, :, row.clamp(0, height - 1)]
+        inside = ((column >= 0) & (column < width))[:, None] & ((row >= 0) & (row < height))
+        return (picture * inside).transpose(1, 2).contiguous()
