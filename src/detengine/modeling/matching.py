@@ -1,0 +1,88 @@
+"""Which ground-truth box each candidate stands for, and which candidates are trained on."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
+
+from detengine.modeling.poolers import to_rois
+from detengine.structures.target import Target
+
+BACKGROUND = Matcher.BELOW_LOW_THRESHOLD
+"""What `match_boxes` says of a box below the low threshold; between the two it says -2."""
+
+
+def match_boxes(boxes_xyxy: Tensor, truth_xyxy: Tensor, matcher: Matcher) -> Tensor:
+    """The index of each box's ground-truth box, or a negative number. boxes: float[R, 4], R > 0.
+
+    Returns int64[R]: 0 or more for a match, BACKGROUND, or -2 for neither, which is not trained on.
+    An image without ground truth is all background.
+    """
+    if len(truth_xyxy) == 0:
+        return torch.full_like(boxes_xyxy[:, 0], BACKGROUND, dtype=torch.int64)
+    matched: Tensor = matcher(box_iou(truth_xyxy, boxes_xyxy))
+    return matched
+
+
+def sample_balanced(matched: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+    """Draw at most `count` candidates, at most this fraction of them positive.
+
+    matched: int64[R] of `match_boxes`. Returns the indices of positives and of negatives: int64[P],
+    int64[count - P] or fewer. Draws from the device's default generator as torchvision's
+    BalancedPositiveNegativeSampler does, so that a seed gives the same samples.
+    """
+    positive = torch.where(matched >= 0)[0]
+    negative = torch.where(matched == BACKGROUND)[0]
+    num_positive = min(len(positive), int(count * positive_fraction))
+    num_negative = min(len(negative), count - num_positive)
+    chosen_positive = torch.randperm(len(positive), device=matched.device)[:num_positive]
+    chosen_negative = torch.randperm(len(negative), device=matched.device)[:num_negative]
+    return positive[chosen_positive], negative[chosen_negative]
+
+
+class RoISamples(NamedTuple):
+    """The RoIs of one training step: P positives, image by image, then the negatives.
+
+    - rois: float[R, 5], the image's index and xyxy; labels: int64[R], 0 for the negatives.
+    - matched_boxes: float[P, 4], the ground-truth box of each positive.
+    - matched_index: of each image int64[P_i], the ground-truth index of its positives.
+    """
+
+    rois: Tensor
+    labels: Tensor
+    matched_boxes: Tensor
+    matched_index: list[Tensor]
+
+
+@torch.no_grad()
+def sample_rois(
+    proposals: Sequence[Tensor],
+    targets: Sequence[Target],
+    matcher: Matcher,
+    samples_per_image: int,
+    positive_fraction: float,
+) -> RoISamples:
+    """Match each image's proposals, its ground-truth boxes among them, and draw."""
+    positives, negatives, labels, matched_boxes, matched_index = [], [], [], [], []
+    for proposed, target in zip(proposals, targets, strict=True):
+        truth = target["boxes"]
+        candidates = torch.cat([proposed, truth])
+        matched = match_boxes(candidates, truth, matcher)
+        positive, negative = sample_balanced(matched, samples_per_image, positive_fraction)
+        positives.append(candidates[positive])
+        negatives.append(candidates[negative])
+        matched_index.append(matched[positive])
+        labels.append(target["labels"][matched[positive]])
+        matched_boxes.append(truth[matched[positive]])
+    rois = torch.cat([to_rois(positives), to_rois(negatives)])
+    labels_of_positives = torch.cat(labels)
+    return RoISamples(
+        rois,
+        F.pad(labels_of_positives, (0, len(rois) - len(labels_of_positives))),
+        torch.cat(matched_boxes),
+        matched_index,
+    )

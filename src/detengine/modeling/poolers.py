@@ -1,0 +1,68 @@
+"""RoIAlign over the levels of a pyramid."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_area, roi_align
+
+
+def to_rois(boxes_of_images: Sequence[Tensor]) -> Tensor:
+    """float[R, 5] from each image's float[R_i, 4]: the image's index, then xyxy."""
+    return torch.cat([F.pad(boxes, (1, 0), value=i) for i, boxes in enumerate(boxes_of_images)])
+
+
+class Pooler(nn.Module):
+    """Cut each RoI out of the level that fits its size, at output_size x output_size.
+
+    pyramid_strides: of all feature maps handed to forward; strides: of those to pool from,
+    consecutive powers of two. Which level fits is equation 1 of the FPN paper (arXiv 1612.03144): a
+    square of 224 pixels belongs to stride 16, half of it to stride 8.
+
+    torchvision's MultiScaleRoIAlign guesses the strides from its first batch and keeps them, which
+    goes wrong when those images are smaller than their padding; here they are given.
+    """
+
+    def __init__(
+        self,
+        pyramid_strides: Sequence[int],
+        strides: Sequence[int],
+        output_size: int,
+        sampling_ratio: int,
+    ) -> None:
+        super().__init__()
+        self.levels = [list(pyramid_strides).index(stride) for stride in strides]
+        self.strides = list(strides)
+        self.output_size = output_size
+        self.sampling_ratio = sampling_ratio
+
+    def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """features: float[N, C, H, W] of each level; rois: float[R, 5].
+
+        Returns float[R, C, S, S].
+        """
+        level = self._level_of(rois)
+        order = level.argsort(stable=True)
+        is_of_level = level[:, None] == torch.arange(len(self.levels), device=rois.device)
+        rois_of_level = rois[order].split_with_sizes(is_of_level.sum(0).tolist())
+        pooled = [
+            roi_align(
+                features[position],
+                rois_here.to(features[position].dtype),
+                self.output_size,
+                spatial_scale=1 / stride,
+                sampling_ratio=self.sampling_ratio,
+            )
+            for position, stride, rois_here in zip(
+                self.levels, self.strides, rois_of_level, strict=True
+            )
+        ]
+        return torch.cat(pooled)[order.argsort()]
+
+    def _level_of(self, rois: Tensor) -> Tensor:
+        """int64[R]: a position in `strides`."""
+        side = box_area(rois[:, 1:]).sqrt()
+        stride_exponent = torch.floor(4 + torch.log2(side / 224) + 1e-6)
+        finest, coarsest = self.strides[0].bit_length() - 1, self.strides[-1].bit_length() - 1
+        return stride_exponent.clamp(finest, coarsest).long() - finest
