@@ -53,6 +53,7 @@ class GroundTruth:
     - is_difficult: bool[N]; PASCAL VOC's flag, treated like a crowd.
     - masks: N compressed COCO RLEs of the image's size, empty bytes for none; None if no mask at all.
     - keypoints: float64[N, J, 3] | None, num_keypoints: int64[N] | None.
+    - keypoint_names: J names, empty where the file gives none.
     """
 
     categories: Categories
@@ -69,6 +70,7 @@ class GroundTruth:
     masks: PackedBytes | None = None
     keypoints: Tensor | None = None
     num_keypoints: Tensor | None = None
+    keypoint_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """The number of images."""

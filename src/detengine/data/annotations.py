@@ -1,0 +1,151 @@
+"""What the readers of annotation files share: objects as they are found, checked, then packed.
+
+A reader collects one `FoundObject` for each annotation and hands them all to `pack_annotations`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detengine.structures.categories import Categories
+from detengine.structures.ground_truth import GroundTruth, PackedBytes
+
+FEW = 10
+"""How many culprits a message names."""
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """The images of a data set as its file lists them. sizes: (height, width), upright."""
+
+    ids: Sequence[int]
+    file_names: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """One annotation. image: the index of its image; mask: a compressed RLE, empty for none."""
+
+    image: int
+    annotation_id: int
+    category_id: int
+    box_xywh: tuple[float, float, float, float]
+    area: float
+    is_crowd: bool = False
+    is_difficult: bool = False
+    mask: bytes = b""
+    keypoints: tuple[float, ...] = ()
+    num_keypoints: int = 0
+
+
+def pack_annotations(
+    source: Path,
+    categories: Categories,
+    images: FoundImages,
+    objects: Sequence[FoundObject],
+    keypoint_names: tuple[str, ...] = (),
+) -> GroundTruth:
+    """The columns of a whole data set, sorted by image and within an image as in the file.
+
+    Raises ValueError, naming `source` and the annotation, if an annotation id stands twice or a box
+    is impossible: not finite, of negative size, or entirely outside of its image.
+    """
+    raise_if_twice(source, "annotation id", [each.annotation_id for each in objects])
+    objects = sorted(objects, key=lambda each: each.image)
+    per_image = np.bincount([each.image for each in objects], minlength=len(images.ids))
+    boxes = _column([each.box_xywh for each in objects], torch.float64).view(-1, 4)
+    masks = [each.mask for each in objects]
+    points = _column([each.keypoints for each in objects], torch.float64)
+    truth = GroundTruth(
+        categories=categories,
+        image_ids=_column(images.ids, torch.int64),
+        image_sizes=_column(images.sizes, torch.int64).view(-1, 2),
+        file_names=PackedBytes.from_list([name.encode() for name in images.file_names]),
+        offsets=torch.from_numpy(np.concatenate([[0], per_image.cumsum()]).astype(np.int64)),
+        annotation_ids=_column([each.annotation_id for each in objects], torch.int64),
+        category_ids=_column([each.category_id for each in objects], torch.int64),
+        boxes_xywh=boxes,
+        areas=_column([each.area for each in objects], torch.float64),
+        is_crowd=_column([each.is_crowd for each in objects], torch.bool),
+        is_difficult=_column([each.is_difficult for each in objects], torch.bool),
+        masks=PackedBytes.from_list(masks) if any(masks) else None,
+        keypoints=points.view(len(objects), -1, 3) if points.numel() else None,
+        num_keypoints=_column([each.num_keypoints for each in objects], torch.int64)
+        if points.numel()
+        else None,
+        keypoint_names=keypoint_names,
+    )
+    _raise_if_boxes_impossible(source, truth)
+    return truth
+
+
+def raise_if_twice(source: Path, kind: str, values: Sequence[int] | Sequence[str]) -> None:
+    """Raise ValueError if a value stands twice among them."""
+    if len(set(values)) == len(values):
+        return
+    unique, counts = np.unique(np.asarray(values), return_counts=True)
+    doubled = unique[counts > 1].tolist()
+    raise ValueError(
+        f"{source}: {kind} {doubled[0]!r} stands {counts[counts > 1][0]} times; each must be "
+        f"unique. {len(doubled)} are doubled: {doubled[:FEW]}. Was the file merged from several? "
+        "Number them anew."
+    )
+
+
+def raise_if_folder_is_wrong(source: Path, image_folder: Path, file_names: Sequence[str]) -> None:
+    """Raise FileNotFoundError if the first image is not there: most likely none is."""
+    if file_names and not (image_folder / file_names[0]).is_file():
+        reason = "it has no such file" if image_folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(
+            f"{source} lists {file_names[0]!r} as its first image, expected in {image_folder}, but "
+            f"{reason}. Is the data set's image folder right?"
+        )
+
+
+def image_of_annotation(truth: GroundTruth) -> torch.Tensor:
+    """int64[N]: the index of each annotation's image."""
+    return torch.repeat_interleave(torch.arange(len(truth)), truth.offsets.diff())
+
+
+def boxes_xyxy(truth: GroundTruth) -> torch.Tensor:
+    """float64[N, 4]"""
+    corner, extent = truth.boxes_xywh[:, :2], truth.boxes_xywh[:, 2:]
+    return torch.cat([corner, corner + extent], dim=1)
+
+
+def sizes_wh(truth: GroundTruth) -> torch.Tensor:
+    """int64[N, 2]: (width, height) of each annotation's image."""
+    return truth.image_sizes[image_of_annotation(truth)].flip(1)
+
+
+def _raise_if_boxes_impossible(source: Path, truth: GroundTruth) -> None:
+    corner, extent = truth.boxes_xywh[:, :2], truth.boxes_xywh[:, 2:]
+    far_corner, size = corner + extent, sizes_wh(truth)
+    not_finite = ~truth.boxes_xywh.isfinite().all(dim=1)
+    negative = (extent < 0).any(dim=1)
+    # a box with an area needs some of it inside; one without may lie on the edge
+    beyond = (corner > size) | (far_corner < 0)
+    beyond |= (extent > 0) & ((corner >= size) | (far_corner <= 0))
+    outside = beyond.any(dim=1)
+    for culprits, complaint, cure in (
+        (not_finite, "is not finite", "Correct the annotation or take it out."),
+        (negative, "has a negative size", "Is it [x, y, width, height], and not two corners?"),
+        (outside, "lies entirely outside of its image", "Do the boxes belong to resized images?"),
+    ):
+        if culprits.any():
+            first = int(culprits.nonzero()[0, 0])
+            width, height = size[first].tolist()
+            raise ValueError(
+                f"{source}: the box of annotation {int(truth.annotation_ids[first])} {complaint}: "
+                f"[x, y, width, height] = {truth.boxes_xywh[first].tolist()} in "
+                f"{truth.file_name(int(image_of_annotation(truth)[first]))} of {width} x {height} "
+                f"pixels (width x height). {int(culprits.sum())} annotations are like this. {cure}"
+            )
+
+
+def _column(values: Sequence[object], dtype: torch.dtype) -> torch.Tensor:
+    return torch.tensor(values, dtype=dtype)

@@ -1,0 +1,211 @@
+"""The loaders, made from the configuration."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader
+from torchvision.transforms import v2
+
+from detengine.config.schema import Config
+from detengine.data.coco import load_coco
+from detengine.data.collate import collate
+from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingData
+from detengine.data.order import BatchOrder, RankBatchSampler
+from detengine.data.transforms import RandomCrop, ShortestEdgeResize
+from detengine.data.voc import IMAGE_FOLDER, load_voc
+from detengine.distributed.comm import get_rank, get_world_size
+from detengine.structures.categories import merge_class_names, raise_if_classes_unknown
+from detengine.structures.ground_truth import GroundTruth
+
+Loader = DataLoader[Any]
+"""Yields `structures.batch.Batch`."""
+
+
+def _load_coco(definition: Any, root: Path, name: str) -> tuple[GroundTruth, Path]:
+    images = root / definition.IMAGES
+    return load_coco(root / definition.ANNOTATIONS, images, name), images
+
+
+def _load_voc(definition: Any, root: Path, name: str) -> tuple[GroundTruth, Path]:
+    folder = root / definition.ROOT
+    truth = load_voc(folder, definition.SPLIT, definition.CLASSES, name)
+    return truth, folder / IMAGE_FOLDER
+
+
+FORMATS: dict[str, Callable[[Any, Path, str], tuple[GroundTruth, Path]]] = {
+    "coco": _load_coco,
+    "voc": _load_voc,
+}
+"""For each DatasetDefinition.FORMAT: the definition, DATASETS.ROOT and the data set's name to its
+annotations and its image folder."""
+
+
+def make_data_loader(
+    cfg: Config,
+    is_train: bool = True,
+    is_distributed: bool = False,
+    start_iter: int = 0,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Loader | list[Loader]:
+    """The loader of DATASETS.TRAIN, or a list with one for each of DATASETS.TEST.
+
+    Called by all ranks; each gets its own share. In training, `len()` is MAX_ITER * ACCUMULATE
+    micro-batches, and iteration begins with those of `start_iter`. In evaluation every image is
+    there once over all ranks. is_distributed: False loads everything on each rank.
+    class_names: of the labels 1..K; None for DATASETS.CLASSES, or else for all classes of
+    DATASETS.TRAIN (of DATASETS.TEST where that is empty).
+    Raises ValueError or FileNotFoundError, naming the key, the data set or the file, and the cure.
+    """
+    world_size = get_world_size() if is_distributed else 1
+    rank = get_rank() if is_distributed else 0
+    names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+    if is_train and not names:
+        raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
+    datasets = build_datasets(cfg, names, class_names)
+    if is_train:
+        return _training_loader(cfg, datasets, start_iter, rank=rank, world_size=world_size)
+    return [_evaluation_loader(cfg, each, rank, world_size) for each in datasets]
+
+
+def build_datasets(
+    cfg: Config, names: Sequence[str], class_names: Sequence[str] | None = None
+) -> list[DetectionDataset]:
+    """The named data sets, whose labels all mean the same classes. class_names: as above."""
+    loaded = {name: _load(cfg, name) for name in names}
+    if class_names is None:
+        class_names = _choose_class_names(cfg, loaded)
+    elif cfg.DATASETS.CLASSES is None:
+        for name, (truth, _) in loaded.items():
+            raise_if_classes_unknown(class_names, truth.categories, name)
+    _raise_if_classes_exceed(cfg, class_names)
+    return [
+        DetectionDataset(
+            name,
+            truth,
+            folder,
+            class_names,
+            with_masks=cfg.MODEL.MASK_ON,
+            with_keypoints=cfg.MODEL.KEYPOINT_ON,
+        )
+        for name, (truth, folder) in loaded.items()
+    ]
+
+
+def build_transforms(cfg: Config, is_train: bool) -> list[v2.Transform]:
+    """The stages that change something, in their order: colours, flips, resize, crop.
+
+    Flips come before resizing, because torchvision mirrors keypoints as pixels (width - 1 - x).
+    """
+    options = cfg.INPUT
+    if not is_train:
+        return [ShortestEdgeResize((options.MIN_SIZE_TEST,), options.MAX_SIZE_TEST)]
+    colours = (options.BRIGHTNESS, options.CONTRAST, options.SATURATION, options.HUE)
+    stages: list[v2.Transform] = []
+    if any(colours):
+        stages.append(v2.ColorJitter(*colours))
+    if options.HORIZONTAL_FLIP_PROB_TRAIN > 0:
+        stages.append(v2.RandomHorizontalFlip(options.HORIZONTAL_FLIP_PROB_TRAIN))
+    if options.VERTICAL_FLIP_PROB_TRAIN > 0:
+        stages.append(v2.RandomVerticalFlip(options.VERTICAL_FLIP_PROB_TRAIN))
+    stages.append(ShortestEdgeResize(options.MIN_SIZE_TRAIN, options.MAX_SIZE_TRAIN))
+    if options.CROP_SIZE_TRAIN is not None:
+        stages.append(RandomCrop(options.CROP_SIZE_TRAIN))
+    return stages
+
+
+def _load(cfg: Config, name: str) -> tuple[GroundTruth, Path]:
+    if name not in cfg.DATASETS.DEFINE:
+        defined = ", ".join(sorted(cfg.DATASETS.DEFINE)) or "none"
+        raise ValueError(
+            f"data set {name!r} is not defined under DATASETS.DEFINE; defined are: {defined}"
+        )
+    definition = cfg.DATASETS.DEFINE[name]
+    return FORMATS[definition.FORMAT](definition, Path(cfg.DATASETS.ROOT), name)
+
+
+def _choose_class_names(
+    cfg: Config, loaded: dict[str, tuple[GroundTruth, Path]]
+) -> tuple[str, ...]:
+    """DATASETS.CLASSES, or the training sets' classes, so that labels mean what was trained."""
+    names = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
+    truths = [loaded[name][0] if name in loaded else _load(cfg, name)[0] for name in names]
+    found = merge_class_names([truth.categories for truth in truths])
+    if cfg.DATASETS.CLASSES is None:
+        return found
+    unknown = [name for name in cfg.DATASETS.CLASSES if name not in found]
+    if unknown:
+        raise ValueError(
+            f"DATASETS.CLASSES asks for {', '.join(map(repr, unknown))}, but the classes of "
+            f"{', '.join(names)} are {', '.join(map(repr, found))}"
+        )
+    return tuple(cfg.DATASETS.CLASSES)
+
+
+def _raise_if_classes_exceed(cfg: Config, class_names: Sequence[str]) -> None:
+    given = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES
+    if given is not None and given < len(class_names) + 1:
+        raise ValueError(
+            f"a label beyond NUM_CLASSES: MODEL.ROI_BOX_HEAD.NUM_CLASSES is {given}, background "
+            f"included, but the data has {len(class_names)} classes ({', '.join(class_names)}) and "
+            f"needs {len(class_names) + 1}. Set it to that, or choose classes by DATASETS.CLASSES."
+        )
+
+
+def _training_loader(
+    cfg: Config, datasets: list[DetectionDataset], start_iter: int, *, rank: int, world_size: int
+) -> Loader:
+    accumulate = cfg.SOLVER.ACCUMULATE
+    _raise_if_indivisible(cfg.SOLVER.IMS_PER_BATCH, world_size, accumulate)
+    data = TrainingData(datasets, build_transforms(cfg, is_train=True), cfg.SEED)
+    sizes = data.image_sizes()
+    groups = torch.zeros(len(data), dtype=torch.int64)
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        groups = (sizes[:, 0] >= sizes[:, 1]).long()  # the predecessor's: upright and square, wide
+    sampler = RankBatchSampler(
+        BatchOrder(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED),
+        cfg.SOLVER.MAX_ITER,
+        start_iter,
+        rank=rank,
+        world_size=world_size,
+        accumulate=accumulate,
+    )
+    return _loader(data, sampler, cfg.DATALOADER.NUM_WORKERS, keep_workers=True)
+
+
+def _evaluation_loader(
+    cfg: Config, dataset: DetectionDataset, rank: int, world_size: int
+) -> Loader:
+    images = max(1, cfg.TEST.IMS_PER_BATCH // world_size)
+    own = range(rank, len(dataset), world_size)
+    data = EvaluationData(dataset, build_transforms(cfg, is_train=False))
+    sampler = BatchSampler(own, images, drop_last=False)
+    return _loader(data, sampler, cfg.DATALOADER.NUM_WORKERS, keep_workers=False)
+
+
+def _loader(data: Any, batch_sampler: Any, workers: int, *, keep_workers: bool) -> Loader:
+    return DataLoader(
+        data,
+        batch_sampler=batch_sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=keep_workers and workers > 0,
+        # its own: without one, each iter() draws from torch's global generator
+        generator=torch.Generator(),
+    )
+
+
+def _raise_if_indivisible(images: int, world_size: int, accumulate: int) -> None:
+    parts = world_size * accumulate
+    if images % parts == 0:
+        return
+    below, above = images // parts * parts, (images // parts + 1) * parts
+    nearest = f"{below} or {above}" if below else str(above)
+    raise ValueError(
+        f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided among {world_size} ranks with "
+        f"SOLVER.ACCUMULATE {accumulate} micro-batches each. The nearest that can: {nearest}. "
+        "(Scale SOLVER.BASE_LR with it.)"
+    )

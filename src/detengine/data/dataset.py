@@ -1,0 +1,228 @@
+"""Data sets as the loader sees them: images with their targets, drawn from packed annotations."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from detengine.data.annotations import FEW, boxes_xyxy, image_of_annotation, sizes_wh
+from detengine.data.images import read_image
+from detengine.data.keypoints import mirror_of_keypoints
+from detengine.data.order import Key
+from detengine.data.randomness import seeded
+from detengine.data.transforms import transform_sample
+from detengine.structures.batch import Sample
+from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.masks import RunLengthMasks
+from detengine.structures.rle import decode_counts
+from detengine.structures.target import Target
+
+logger = logging.getLogger(__name__)
+
+_MOST_PIXELS_BEYOND = 1
+"""A box may stick out this far without a word: rounding, and formats that count from 0 or 1."""
+
+
+class DetectionDataset(Dataset[Sample]):
+    """One data set's images with the targets that a model trains on, as they are stored.
+
+    Targets hold the annotations that can be trained on: of a class among `class_names`, neither
+    crowd nor difficult, with an area (and, with_masks, a mask). Boxes are clipped to their image.
+    An image without such annotations has an empty target. Everything is held in a few tensors, so
+    that loader workers share it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ground_truth: GroundTruth,
+        image_folder: Path,
+        class_names: Sequence[str],
+        *,
+        with_masks: bool = False,
+        with_keypoints: bool = False,
+    ) -> None:
+        """Raises ValueError if masks or keypoints are asked for and the data set has none."""
+        for kind, asked_for, column in (
+            ("masks", with_masks, ground_truth.masks),
+            ("keypoints", with_keypoints, ground_truth.keypoints),
+        ):
+            if asked_for and column is None and len(ground_truth.annotation_ids):
+                _raise_without(name, kind)
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.image_folder = image_folder
+        self.with_masks = with_masks
+        self.with_keypoints = with_keypoints
+        self._truth = ground_truth
+        label_of_id = ground_truth.categories.labels_of_ids(self.class_names)
+        self._labels = torch.zeros_like(ground_truth.category_ids)
+        for category_id, label in label_of_id.items():
+            self._labels[ground_truth.category_ids == category_id] = label
+        size = sizes_wh(ground_truth).repeat(1, 2)
+        self._boxes = torch.minimum(boxes_xyxy(ground_truth).clamp(min=0), size).float()
+        keypoints = ground_truth.keypoints
+        self._keypoints = torch.empty(0, 0, 3) if keypoints is None else keypoints.float()
+        self._asked_for = (self._labels > 0) & ~ground_truth.is_crowd & ~ground_truth.is_difficult
+        self._trained_on = self._asked_for & self._has_area() & self._has_mask()
+
+    def __len__(self) -> int:
+        return len(self._truth)
+
+    def ground_truth(self) -> GroundTruth:
+        return self._truth
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises ValueError or FileNotFoundError, naming the file, if the image cannot be read."""
+        image = self.read_image(index)
+        image_id = int(self._truth.image_ids[index])
+        return Sample(image, self._target(index, (image.shape[1], image.shape[2])), image_id)
+
+    def read_image(self, index: int) -> Tensor:
+        """uint8[3, H, W]. Raises ValueError if it has not the size that its annotations are for."""
+        path = self.image_folder / self._truth.file_name(index)
+        try:
+            image = read_image(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{path} does not exist, but data set {self.name!r} lists it (image "
+                f"{int(self._truth.image_ids[index])}). Put it there, or take it out of the list."
+            ) from error
+        height, width = self._truth.image_sizes[index].tolist()
+        if tuple(image.shape[1:]) != (height, width):
+            raise ValueError(
+                f"{path} has {image.shape[2]} x {image.shape[1]} pixels (width x height, upright), "
+                f"but data set {self.name!r} gives it {width} x {height}. Was it resized, or "
+                "rotated by its EXIF orientation, after it was annotated?"
+            )
+        return image
+
+    def warn_of_what_is_not_trained_on(self) -> None:
+        """Log what is amiss with the annotations: one warning for each kind, counted and named."""
+        self._warn("have a box without area and are not trained on", ~self._has_area())
+        if self.with_masks:
+            culprits = self._has_area() & ~self._has_mask()
+            self._warn("have no mask and are not trained on (MODEL.MASK_ON)", culprits)
+        beyond = (boxes_xyxy(self._truth) - self._boxes).abs().amax(dim=1) > _MOST_PIXELS_BEYOND
+        self._warn("reach out of their image by more than a pixel; they are clipped", beyond)
+
+    def _has_area(self) -> Tensor:
+        return (self._boxes[:, 2:] > self._boxes[:, :2]).all(dim=1)
+
+    def _has_mask(self) -> Tensor:
+        if not self.with_masks or self._truth.masks is None:
+            return torch.ones_like(self._asked_for)
+        return self._truth.masks.offsets.diff() > 0
+
+    def _warn(self, complaint: str, culprits: Tensor) -> None:
+        positions = (self._asked_for & culprits).nonzero()[:, 0]
+        if not len(positions):
+            return
+        image_of = image_of_annotation(self._truth)
+        named = [
+            f"{int(self._truth.annotation_ids[at])} ({self._truth.file_name(int(image_of[at]))})"
+            for at in positions[:FEW].tolist()
+        ]
+        more = ", ..." if len(positions) > FEW else ""
+        logger.warning(
+            "%s: %d of %d annotations %s: %s%s",
+            self.name,
+            len(positions),
+            len(self._asked_for),
+            complaint,
+            ", ".join(named),
+            more,
+        )
+
+    def _target(self, index: int, size: tuple[int, int]) -> Target:
+        here = self._truth.annotations_of(index)
+        kept = here.start + self._trained_on[here].nonzero()[:, 0]
+        target: Target = {
+            "boxes": self._boxes[kept],
+            "labels": self._labels[kept],
+            "image_size": torch.tensor(size),
+            "original_size": torch.tensor(size),
+        }
+        if self.with_masks:
+            target["masks"] = RunLengthMasks.from_counts(self._run_lengths(kept), size)
+        if self.with_keypoints:
+            target["keypoints"] = self._keypoints[kept]
+        return target
+
+    def _run_lengths(self, positions: Tensor) -> list[Tensor]:
+        masks = self._truth.masks
+        if masks is None:
+            return []
+        return [torch.from_numpy(decode_counts(masks[at])) for at in positions.tolist()]
+
+
+class TrainingData(Dataset[Sample]):
+    """Several data sets in one, transformed; a sample is a function of (seed, epoch, index)."""
+
+    def __init__(
+        self, datasets: Sequence[DetectionDataset], stages: Sequence[v2.Transform], seed: int
+    ) -> None:
+        self.name = "+".join(dataset.name for dataset in datasets)
+        self.class_names = datasets[0].class_names
+        self.datasets = tuple(datasets)
+        self._stages = tuple(stages)
+        self._seed = seed
+        self._stops = torch.tensor([len(dataset) for dataset in datasets]).cumsum(0)
+        self._keypoint_flips = [
+            mirror_of_keypoints(dataset.ground_truth()) if dataset.with_keypoints else None
+            for dataset in datasets
+        ]
+        for dataset in datasets:
+            dataset.warn_of_what_is_not_trained_on()
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def image_sizes(self) -> Tensor:
+        """int64[I, 2], (height, width) of all images in the order of the indices."""
+        return torch.cat([dataset.ground_truth().image_sizes for dataset in self.datasets])
+
+    def __getitem__(self, key: Key) -> Sample:
+        """key: (epoch, index)."""
+        epoch, index = key
+        which = int(torch.searchsorted(self._stops, index, right=True))
+        dataset = self.datasets[which]
+        sample = dataset[index - int(self._stops[which]) + len(dataset)]
+        with seeded(self._seed, epoch, index):
+            return transform_sample(sample, self._stages, self._keypoint_flips[which])
+
+
+class EvaluationData(Dataset[Sample]):
+    """One data set to be scored: transformed images, whose targets hold the two sizes only."""
+
+    def __init__(self, dataset: DetectionDataset, stages: Sequence[v2.Transform]) -> None:
+        self.name = dataset.name
+        self.class_names = dataset.class_names
+        self._dataset = dataset
+        self._stages = tuple(stages)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def ground_truth(self) -> GroundTruth:
+        return self._dataset.ground_truth()
+
+    def __getitem__(self, index: int) -> Sample:
+        image = self._dataset.read_image(index)
+        size = torch.tensor(image.shape[1:])
+        image_id = int(self.ground_truth().image_ids[index])
+        sample = Sample(image, {"image_size": size, "original_size": size}, image_id)
+        return transform_sample(sample, self._stages)
+
+
+def _raise_without(name: str, kind: str) -> NoReturn:
+    key = {"masks": "MODEL.MASK_ON", "keypoints": "MODEL.KEYPOINT_ON"}[kind]
+    raise ValueError(
+        f"{key} is True, but data set {name!r} has no {kind}: none of its annotations has any. "
+        f"Set {key} to False, or give a data set with {kind}."
+    )

@@ -1,0 +1,93 @@
+"""Pictures from disk as the tensors that travel: uint8[3, H, W], RGB, upright.
+
+Whatever a file holds becomes the same kind of picture:
+- EXIF orientation is applied; all annotations and sizes are those of the upright picture.
+- Greyscale and palettes become RGB; transparency is dropped (the colours beneath it stay).
+- 16-bit greyscale is divided by 257, so that 65535 becomes 255.
+- CMYK and the like are converted by Pillow, without colour profiles.
+- Of several frames the first is read.
+Float pictures and integers beyond 16 bits are refused, because their range is known to nobody.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+_EXIF_ORIENTATION = 0x0112
+_ORIENTATIONS_ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
+_BROKEN_FILE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""What Pillow raises on files that are damaged, empty or no pictures."""
+
+
+def read_image(path: Path) -> Tensor:
+    """The picture as uint8[3, H, W], RGB, contiguous by pixel (a view of H x W x 3).
+
+    Raises FileNotFoundError, or ValueError naming the path and the cure for a file that cannot be
+    decoded: empty, truncated, no picture, of a kind without a known range, or suspiciously large.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = _as_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} claims to be larger than Pillow lets through: {error} If you trust the file, "
+            "raise PIL.Image.MAX_IMAGE_PIXELS; otherwise cut it into tiles."
+        ) from error
+    except _BROKEN_FILE as error:
+        raise ValueError(_unreadable(path, error)) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the upright picture, from its header alone. Errors as `read_image`."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except FileNotFoundError:
+        raise
+    except (Image.DecompressionBombError, *_BROKEN_FILE) as error:
+        raise ValueError(_unreadable(path, error)) from error
+    return (width, height) if orientation in _ORIENTATIONS_ON_THEIR_SIDE else (height, width)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    size = path.stat().st_size if path.is_file() else 0
+    reason = "it is empty" if path.is_file() and size == 0 else f"{error} ({size} bytes)"
+    return (
+        f"{path} cannot be read as an image: {reason}. "
+        "Copy the file again from its source, or take it out of the annotations."
+    )
+
+
+def _as_rgb(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    """uint8[H, W, 3], writable."""
+    if image.mode == "F":
+        raise ValueError(
+            "its pixels are floating-point numbers; save it as 8-bit or 16-bit integers"
+        )
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = _to_8_bits(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _to_8_bits(
+    grey: "np.ndarray[tuple[int, ...], np.dtype[np.integer]]",
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    """From 16 bits. Older Pillow hands 16-bit files over as 32-bit integers."""
+    wide = grey.astype(np.int64)
+    if wide.size and (wide.min() < 0 or wide.max() > 65535):
+        raise ValueError(
+            f"its pixels run from {wide.min()} to {wide.max()}, beyond 16 bits; "
+            "save it as 8-bit or 16-bit integers"
+        )
+    return ((wide + 128) // 257).astype(np.uint8)

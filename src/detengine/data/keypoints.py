@@ -1,0 +1,45 @@
+"""Which keypoint takes whose place in a mirror."""
+
+from detengine.structures.ground_truth import GroundTruth
+
+COCO_PERSON_KEYPOINTS = (
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+)
+
+
+def mirror_of_keypoints(truth: GroundTruth) -> tuple[int, ...] | None:
+    """For each keypoint the index of its mirror image, itself for one in the middle.
+
+    By the names in the annotation file, COCO's where 17 keypoints have none; None if there is
+    neither, so that sides are not known.
+    """
+    names = truth.keypoint_names
+    if not names and truth.keypoints is not None:
+        names = COCO_PERSON_KEYPOINTS if truth.keypoints.shape[1] == 17 else ()
+    if not names:
+        return None
+    index_of = {name: index for index, name in enumerate(names)}
+    mirrored = [_other_side(name) for name in names]
+    return tuple(index_of.get(other, index) for index, other in enumerate(mirrored))
+
+
+def _other_side(name: str) -> str:
+    if "left" in name:
+        return name.replace("left", "right")
+    return name.replace("right", "left")

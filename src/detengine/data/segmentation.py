@@ -1,0 +1,65 @@
+"""COCO's three kinds of mask, each turned into compressed run lengths of the image's size."""
+
+import math
+from typing import Any
+
+import hotcoco.mask
+import numpy as np
+
+from detengine.structures.rle import decode_counts, encode_counts
+
+
+def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
+    """The compressed run lengths of polygons, run lengths, or compressed run lengths.
+
+    size: (height, width). Polygons become what pycocotools' `annToRLE` makes of them.
+    Raises ValueError for anything else, and for run lengths that do not cover exactly the image.
+    """
+    if isinstance(segmentation, list):
+        return _encode_polygons(segmentation, size)
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise ValueError(
+            "neither polygons [[x1, y1, x2, y2, ...], ...] nor run lengths {'size': ..., "
+            f"'counts': ...}}, but {str(segmentation)[:80]}"
+        )
+    if list(segmentation["size"]) != list(size):
+        raise ValueError(
+            f"its run lengths are of an image of {segmentation['size']} (height, width), but the "
+            f"file gives its image {list(size)}. Were the images resized?"
+        )
+    counts = segmentation["counts"]
+    if isinstance(counts, str):
+        mask = counts.encode()
+        runs = decode_counts(mask)
+    elif is_numbers(counts):
+        runs = np.asarray(counts, dtype=np.int64)
+        mask = encode_counts(runs)
+    else:
+        raise ValueError(f"its counts are neither a string nor integers, but {str(counts)[:80]}")
+    if int(runs.sum()) != size[0] * size[1]:
+        raise ValueError(
+            f"its run lengths cover {int(runs.sum())} pixels, but an image of {size[0]} x "
+            f"{size[1]} (height x width) has {size[0] * size[1]}. It is damaged: export it again."
+        )
+    return mask
+
+
+def _encode_polygons(polygons: list[Any], size: tuple[int, int]) -> bytes:
+    for polygon in polygons:
+        # pycocotools takes four numbers for a box, and never comes back from a NaN
+        if not is_numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(
+                "a polygon is a list of x1, y1, x2, y2, ... with at least three points, but this "
+                f"is {str(polygon)[:80]}. Take the polygon out, or the annotation."
+            )
+        if not all(math.isfinite(value) for value in polygon):
+            raise ValueError("a polygon has a coordinate that is not finite. Take it out.")
+    merged = hotcoco.mask.merge(hotcoco.mask.frPyObjects(polygons, *size))
+    return bytes(merged["counts"])
+
+
+def is_numbers(values: object) -> bool:
+    """Whether it is a list of integers and floats and of nothing else."""
+    return isinstance(values, list) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
