@@ -1,0 +1,146 @@
+import re
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+from detengine.checkpoint.align import align, compare_classes, load_weights, unwrapped
+
+
+def make_model(classes: int = 3, width: int = 4, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    trunk = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, width, 3),
+            bn1=nn.BatchNorm2d(width),
+            conv2=nn.Conv2d(width, width, 3),
+        )
+    )
+    return nn.ModuleDict({"body": trunk, "cls_score": nn.Linear(width, classes)})
+
+
+def equal(ours: nn.Module, state: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, state[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_a_model_takes_its_own_state_completely() -> None:
+    model, other = make_model(seed=0), make_model(seed=1)
+    alignment = load_weights(model, other.state_dict(), source="x.pth", strict=True)
+    assert alignment.is_complete
+    assert alignment.report() == "11 tensors match"
+    assert equal(model, other.state_dict())
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_wrappers_are_taken_off(wrapper: str) -> None:
+    model, other = make_model(seed=0), make_model(seed=1)
+    wrapped = {f"{wrapper}{name}": tensor for name, tensor in other.state_dict().items()}
+    assert load_weights(model, wrapped, source="x.pth", strict=True).is_complete
+    assert equal(model, other.state_dict())
+
+
+def test_a_compiled_model_is_loaded_like_its_inner_one() -> None:
+    model, other = make_model(seed=0), make_model(seed=1)
+    compiled = torch.compile(model)
+    assert unwrapped(compiled) is model
+    load_weights(compiled, other.state_dict(), source="x.pth", strict=True)
+    assert equal(model, other.state_dict())
+
+
+def test_strict_names_whatever_does_not_fit_and_leaves_the_model_alone() -> None:
+    model = make_model(classes=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = make_model(classes=5, seed=1).state_dict()
+    state["extra.weight"] = state.pop("body.conv2.bias")
+    with pytest.raises(ValueError, match=re.escape("the weights in x.pth are not")) as error:
+        load_weights(model, state, source="x.pth", strict=True)
+    message = str(error.value)
+    assert "cls_score.weight: [5, 4] -> [3, 4]" in message
+    assert "1 of the model, missing in the file:\n  body.conv2.bias" in message
+    assert "1 in the file, unknown to the model:\n  extra.weight" in message
+    assert "MODEL.WEIGHT" in message
+    assert equal(model, before)
+
+
+def test_not_strict_a_head_for_other_classes_stays_as_it_was_initialised() -> None:
+    model, other = make_model(classes=3, seed=0), make_model(classes=5, seed=1)
+    fresh = model["cls_score"].weight.clone()
+    alignment = load_weights(model, other.state_dict(), source="x.pth", strict=False)
+    assert [name for name, _, _ in alignment.wrong_shape] == ["cls_score.weight", "cls_score.bias"]
+    assert torch.equal(model["cls_score"].weight, fresh)
+    assert torch.equal(model["body"].conv1.weight, other["body"].conv1.weight)
+
+
+def test_the_weights_of_a_part_find_their_place_by_the_end_of_their_names() -> None:
+    model, trunk = make_model(seed=0), make_model(seed=1)["body"]
+    state = {**trunk.state_dict(), "fc.weight": torch.ones(2, 2)}
+    alignment = load_weights(model, state, source="x.pth", strict=False)
+    assert alignment.prefix == "body."
+    assert "stand under 'body.' in the model" in alignment.report()
+    assert alignment.unexpected == ["body.fc.weight"]
+    assert torch.equal(model["body"].conv2.weight, trunk.conv2.weight)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("state", [{}, {"a.b": torch.ones(1)}, {"cls_score.bias": torch.ones(9)}])
+def test_a_file_of_which_nothing_fits_is_an_error(state: dict[str, Tensor], strict: bool) -> None:
+    with pytest.raises(ValueError, match=rf"none of the {len(state)} tensors in x\.pth fits"):
+        load_weights(make_model(), state, source="x.pth", strict=strict)
+
+
+def test_the_counters_of_batch_normalisation_are_no_weights() -> None:
+    state = make_model(seed=1).state_dict()
+    del state["body.bn1.num_batches_tracked"]
+    assert load_weights(make_model(), state, source="x.pth", strict=True).is_complete
+
+
+def test_a_long_list_is_cut() -> None:
+    state = {f"other{i}": torch.ones(1) for i in range(25)}
+    report = align(make_model().state_dict(), state).report()
+    assert "25 in the file, unknown to the model:" in report
+    assert "... and 15 more" in report
+    assert report.count("\n") < 25
+
+
+@pytest.fixture(scope="module")
+def mask_rcnn() -> nn.Module:
+    return maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2)
+
+
+def test_torchvisions_published_names_are_its_present_ones(mask_rcnn: nn.Module) -> None:
+    state = mask_rcnn.state_dict()
+    published = {
+        re.sub(
+            r"mask_head\.(\d)\.0\.", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}.", name
+        ).replace("rpn.head.conv.0.0.", "rpn.head.conv."): tensor
+        for name, tensor in state.items()
+    }
+    assert len(published.keys() - state.keys()) == 10
+    alignment = align(state, published)
+    assert alignment.is_complete
+    assert all(alignment.matched[name] is tensor for name, tensor in state.items())
+
+
+def test_an_imagenet_trunk_goes_where_the_detector_has_it(mask_rcnn: nn.Module) -> None:
+    state = mask_rcnn.state_dict()
+    trunk = mask_rcnn.backbone.body.state_dict()
+    alignment = align(state, trunk)
+    assert alignment.prefix == "backbone.body."
+    assert len(alignment.matched) == len(trunk)
+
+
+def test_equal_classes_and_unknown_ones_need_no_table() -> None:
+    assert compare_classes(["a", "b"], ["a", "b"]) == ""
+    assert compare_classes([], ["a"]) == compare_classes(["a"], []) == ""
+
+
+def test_the_table_of_classes_marks_each_label_that_means_something_else() -> None:
+    assert compare_classes(["cat", "dog"], ["cat", "cow", "dog"]).splitlines() == [
+        "The model's 2 classes are not the file's 3:",
+        "  label  model  file",
+        "      1  cat    cat",
+        "      2  dog    cow  <--",
+        "      3  -      dog  <--",
+    ]
