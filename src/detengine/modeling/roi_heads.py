@@ -119,7 +119,7 @@ class RoIHeads(nn.Module):
         count = max(len(samples.rois), 1)
         positives = len(samples.matched_boxes)
         own_class = samples.labels[:positives, None, None].expand(-1, 1, 4)
-        deltas_of_classes = deltas[:positives].view(positives, -1, 4)
+        deltas_of_classes = deltas.view(*class_logits.shape, 4)[:positives]
         loss_box_reg = F.smooth_l1_loss(
             deltas_of_classes.gather(1, own_class)[:, 0],
             self.box_coder.encode_single(samples.matched_boxes, samples.rois[:positives, 1:]),

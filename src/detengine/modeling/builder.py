@@ -1,0 +1,56 @@
+"""Models by name: what MODEL.BUILDER points at."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+def build_by_name(name: str, cfg: object) -> nn.Module:
+    """Import `package.module:function` and call it with the configuration.
+
+    The working folder can be imported from, after everything that is installed. Raises ValueError
+    if the name has another form or there is no such function, ModuleNotFoundError if there is no
+    such module, TypeError if what comes back is not a torch.nn.Module.
+    """
+    model = _find_function(name)(cfg)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"MODEL.BUILDER: {name!r} returned {type(model).__name__}, expected a torch.nn.Module; "
+            "return the model itself from it"
+        )
+    return model
+
+
+def _find_function(name: str) -> Callable[[object], Any]:
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ValueError(
+            f"MODEL.BUILDER: {name!r} is not of the form 'package.module:function', "
+            "for example 'my_models.tiny:build'"
+        )
+    working_folder = str(Path.cwd())
+    if working_folder not in sys.path:
+        sys.path.append(working_folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, but something that it imports is not
+        raise ModuleNotFoundError(
+            f"MODEL.BUILDER: there is no module {module_name!r} (looked in the working folder "
+            f"{working_folder} and among what is installed); check the spelling, or run from the "
+            "folder that contains it",
+            name=error.name,
+        ) from error
+    function: Callable[[object], Any] | None = getattr(module, function_name, None)
+    if not callable(function):
+        known = [each for each, value in vars(module).items() if callable(value) and each[0] != "_"]
+        raise ValueError(
+            f"MODEL.BUILDER: {module_name} has no function {function_name!r}; "
+            f"it has {', '.join(known) or 'none at all'}"
+        )
+    return function
