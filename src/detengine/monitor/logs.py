@@ -1,0 +1,63 @@
+"""The log of a run: its lines on the console and in `log.txt`."""
+
+import logging
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+
+from detengine.distributed.comm import get_rank, is_main_process
+
+_LINE = "%(asctime)s %(name)s %(levelname)s: %(message)s"
+_OWN_HANDLERS = ("detengine.console", "detengine.file")
+
+
+@cache
+def console() -> Console:
+    """The terminal that log, progress bar and tables share, so that none tears another."""
+    return Console()
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes plain lines above the progress bar, whole and as they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            console().out(self.format(record), highlight=False)
+        except Exception:  # logging's own rule: a line that fails must not stop the run
+            self.handleError(record)
+
+
+def setup_logging(output_folder: str | Path | None) -> None:
+    """Send what `detengine` logs to the console and, with a folder, to its `log.txt`.
+
+    Called by every rank. Rank 0 shows INFO and writes the file, whose folder must exist; the others
+    show warnings only, with their rank. A second call replaces the first; the file is appended to.
+    """
+    close_logging()
+    logger = logging.getLogger("detengine")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # an application's own root handler would show every line again
+    to_console = ConsoleHandler()
+    to_console.set_name("detengine.console")
+    if is_main_process():
+        to_console.setFormatter(logging.Formatter(_LINE))
+    else:
+        to_console.setLevel(logging.WARNING)
+        to_console.setFormatter(logging.Formatter(_LINE.replace(": ", f" [rank {get_rank()}]: ")))
+    logger.addHandler(to_console)
+    if output_folder is not None and is_main_process():
+        to_file = logging.FileHandler(Path(output_folder) / "log.txt", encoding="utf-8")
+        to_file.set_name("detengine.file")
+        to_file.setFormatter(logging.Formatter(_LINE))
+        logger.addHandler(to_file)
+
+
+def close_logging() -> None:
+    """Take back what `setup_logging` did, and close `log.txt`. Handlers of others stay."""
+    logger = logging.getLogger("detengine")
+    for handler in [each for each in logger.handlers if each.get_name() in _OWN_HANDLERS]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True

@@ -1,0 +1,42 @@
+"""Wall-clock time of a repeated piece of work."""
+
+import datetime
+import time
+
+
+class Timer:
+    """Adds up the seconds between each `tic` and its `toc`.
+
+    A device works on after the host has gone ahead; wait for it before `toc` if its time counts.
+    """
+
+    def __init__(self) -> None:
+        self.total_seconds = 0.0
+        self.calls = 0
+        self._start: float | None = None
+
+    @property
+    def average(self) -> float:
+        """Seconds a call; 0 before the first."""
+        return self.total_seconds / self.calls if self.calls else 0.0
+
+    def tic(self) -> None:
+        self._start = time.perf_counter()
+
+    def toc(self, average: bool = True) -> float:
+        """Close the call that `tic` opened. Returns all calls' average, or this one's seconds.
+
+        Raises RuntimeError if no `tic` came before: each closes one call.
+        """
+        if self._start is None:
+            raise RuntimeError("Timer.toc() was called without a tic() before it")
+        seconds = time.perf_counter() - self._start
+        self._start = None
+        self.total_seconds += seconds
+        self.calls += 1
+        return self.average if average else seconds
+
+
+def get_time_str(seconds: float) -> str:
+    """`0:01:30`, `1 day, 0:00:00`, with six decimals where the seconds are not whole."""
+    return str(datetime.timedelta(seconds=seconds))

@@ -1,0 +1,86 @@
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from detengine.monitor.logs import close_logging, console, setup_logging
+
+
+@pytest.fixture(autouse=True)
+def _closed_afterwards() -> Iterator[None]:
+    yield
+    close_logging()
+
+
+LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} detengine\.trainer INFO: "
+
+
+def test_a_line_goes_to_the_console_and_to_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_logging(tmp_path)
+    logging.getLogger("detengine.trainer").info("loss %.4f", 0.5)
+    on_console = capsys.readouterr().out
+    assert re.fullmatch(LINE + r"loss 0\.5000\n", on_console)
+    assert (tmp_path / "log.txt").read_text() == on_console
+
+
+def test_long_lines_and_markup_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(None)
+    message = "[bold]loss[/] :smile: 'text' " + "0.1234 (0.5678)  " * 30 + "\nbox [1, 2]"
+    logging.getLogger("detengine.trainer").info(message)
+    assert capsys.readouterr().out.endswith(message + "\n")
+
+
+def test_lines_below_info_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(None)
+    logging.getLogger("detengine.trainer").debug("noise")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_second_call_does_not_double_the_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second", "second"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        setup_logging(str(tmp_path / name))
+    logging.getLogger("detengine.run").warning("once")
+    assert capsys.readouterr().out.count("once") == 1
+    assert (tmp_path / "first/log.txt").read_text() == ""
+    assert (tmp_path / "second/log.txt").read_text().count("once") == 1
+
+
+def test_a_resumed_run_continues_the_file(tmp_path: Path) -> None:
+    for message in ("before", "after"):
+        setup_logging(tmp_path)
+        logging.getLogger("detengine.run").info(message)
+    assert re.fullmatch(r"(.*before)\n(.*after)\n", (tmp_path / "log.txt").read_text())
+
+
+def test_closing_leaves_the_handlers_of_others(tmp_path: Path) -> None:
+    logger = logging.getLogger("detengine")
+    foreign = logging.NullHandler()
+    logger.addHandler(foreign)
+    try:
+        setup_logging(tmp_path)
+        close_logging()
+        assert logger.handlers == [foreign]
+        assert logger.propagate
+    finally:
+        logger.removeHandler(foreign)
+
+
+def test_the_console_is_one() -> None:
+    assert console() is console()
+
+
+def test_ranks_but_the_first_show_warnings_only_and_say_who_they_are(two_ranks) -> None:
+    first, second = (seen["console"] for seen in two_ranks)
+    assert re.fullmatch(LINE + r"from rank 0\n.* detengine\.trainer WARNING: beware\n", first)
+    assert re.fullmatch(r".* detengine\.trainer WARNING \[rank 1\]: beware\n", second)
+
+
+def test_the_first_rank_alone_writes_the_file(two_ranks) -> None:
+    assert [seen["log_file"] for seen in two_ranks] == [two_ranks[0]["console"]] * 2
