@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from detengine.structures.rle import RLE, encode_mask_probs
+
+_FIELDS = ("boxes", "scores", "labels", "mask_probs", "keypoints", "keypoints_scores")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,25 +45,25 @@ class Prediction:
     ) -> "Prediction":
         """From a model's output for one image, rescaled once to the original image, on the CPU.
 
-        output: torchvision's dict (boxes, scores, labels, keypoints, keypoints_scores), with masks as
-        `mask_probs` float[N, M, M]. image_size, original_size: (height, width) of the image the model
-        saw and of the stored one.
+        output: torchvision's dict (boxes, scores, labels, keypoints, keypoints_scores), masks as
+        `mask_probs` float[N, M, M]; whatever else it has is left out. image_size, original_size:
+        (height, width) of the image the model saw and of the stored one.
         """
-        output = {key: value.detach().cpu() for key, value in output.items()}
+        fields = {key: output[key].detach().cpu() for key in _FIELDS if key in output}
         scale_y, scale_x = (o / i for o, i in zip(original_size, image_size, strict=True))
-        boxes = output["boxes"].float()
-        keypoints = output.get("keypoints")
-        if keypoints is not None:
-            keypoints = keypoints.float() * keypoints.new_tensor([scale_x, scale_y, 1.0])
-        mask_probs = output.get("mask_probs")
+        keypoints = mask_probs = None
+        if "keypoints" in fields:
+            keypoints = fields["keypoints"].float() * torch.tensor([scale_x, scale_y, 1.0])
+        if "mask_probs" in fields:
+            mask_probs = fields["mask_probs"].float()
         return cls(
-            boxes_xyxy=boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y]),
-            scores=output["scores"].float(),
+            boxes_xyxy=fields["boxes"].float() * torch.tensor([scale_x, scale_y] * 2),
+            scores=fields["scores"].float(),
             size=original_size,
-            labels=output.get("labels"),
-            mask_probs=None if mask_probs is None else mask_probs.float(),
+            labels=fields.get("labels"),
+            mask_probs=mask_probs,
             keypoints=keypoints,
-            keypoint_scores=output.get("keypoints_scores"),
+            keypoint_scores=fields.get("keypoints_scores"),
         )
 
     def encoded(self) -> "Prediction":
