@@ -1,0 +1,31 @@
+"""Score predictions against ground truth: two values in, one out."""
+
+from collections.abc import Iterable, Sequence
+
+from detengine.evaluation.coco import CocoEvaluator
+from detengine.evaluation.expected import ExpectedResult, check_expected_results
+from detengine.evaluation.result import EvaluationResult
+from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.prediction import Prediction
+
+
+def evaluate(
+    ground_truth: GroundTruth,
+    predictions: Iterable[tuple[int, Prediction]],
+    class_names: Sequence[str],
+    iou_types: Sequence[str] = ("bbox",),
+    *,
+    expected_results: Sequence[ExpectedResult] = (),
+    expected_results_sigma_tol: float = 4,
+) -> EvaluationResult:
+    """COCO's scores of (image_id, prediction) pairs, read once and not kept.
+
+    class_names: the names of the labels 1..K. Each image must come exactly once; ValueError
+    otherwise (see CocoEvaluator). Raises ExpectedResultsError if an expected result is missed.
+    """
+    evaluator = CocoEvaluator(ground_truth, class_names, iou_types)
+    for image_id, prediction in predictions:
+        evaluator.update(image_id, prediction)
+    result = evaluator.result()
+    check_expected_results(result, expected_results, expected_results_sigma_tol)
+    return result

@@ -1,0 +1,102 @@
+"""What an evaluation found: COCO's numbers, as values, as a table, as names for the sinks."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Metrics = dict[str, dict[str, float]]
+
+_NOTHING_TO_SCORE = -1.0
+_TABLE_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The scores of one data set, as fractions; -1, as in COCO, where there is nothing to score.
+
+    - metrics: the iou type ("bbox", "segm"), then the name (AP, AP50, AP75, APs, APm, APl, AR1,
+      AR10, AR100, ARs, ARm, ARl).
+    - per_class: the iou type, then the class's name; its AP.
+    - num_images: how many images were scored.
+    """
+
+    metrics: Metrics
+    per_class: Metrics
+    num_images: int
+
+    @property
+    def results(self) -> Metrics:
+        """The metrics, under the predecessor's name: `results["bbox"]["AP"]`."""
+        return self.metrics
+
+    def flat(self, prefix: str) -> dict[str, float]:
+        """Each metric under one name: `val/<set>/bbox/AP50` for the prefix `val/<set>`."""
+        return {
+            f"{prefix}/{iou_type}/{name}": value
+            for iou_type, metrics in self.metrics.items()
+            for name, value in metrics.items()
+        }
+
+    def to_json(self) -> Metrics:
+        """The data set's entry in results.json."""
+        return {iou_type: dict(metrics) for iou_type, metrics in self.metrics.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain types."""
+        return {
+            "metrics": self.to_json(),
+            "per_class": {iou_type: dict(ap) for iou_type, ap in self.per_class.items()},
+            "num_images": self.num_images,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "EvaluationResult":
+        """What `to_dict` gave."""
+        return cls(plain["metrics"], plain["per_class"], plain["num_images"])
+
+    def table(self) -> str:
+        """All numbers in percent, aligned: a row for each iou type, then each class's AP."""
+        blocks = []
+        for names in dict.fromkeys(tuple(metrics) for metrics in self.metrics.values()):
+            rows = [
+                [iou_type, *map(_percent, metrics.values())]
+                for iou_type, metrics in self.metrics.items()
+                if tuple(metrics) == names
+            ]
+            blocks.append(_aligned([["", *names], *rows]))
+        classes = list(next(iter(self.per_class.values()), {}))
+        if len(classes) > 1:
+            blocks.append(self._class_table(classes))
+        return "\n\n".join("\n".join(lines) for lines in blocks)
+
+    def _class_table(self, classes: list[str]) -> list[str]:
+        """AP of each class and iou type; many classes stand in several columns side by side."""
+        titles = ["class", *(f"{iou_type} AP" for iou_type in self.per_class)]
+        rows = [[name, *(_percent(ap[name]) for ap in self.per_class.values())] for name in classes]
+        width = len(_aligned([titles, *rows])[0]) + 4
+        columns = max(1, min(_TABLE_WIDTH // width, math.ceil(len(rows) / 10)))
+        height = math.ceil(len(rows) / columns)
+        parts = [rows[start : start + height] for start in range(0, len(rows), height)]
+        tables = [_aligned([titles, *part], like=[titles, *rows]) for part in parts]
+        lines = [
+            "    ".join(table[row] for table in tables if row < len(table))
+            for row in range(height + 1)
+        ]
+        return [line.rstrip() for line in lines]
+
+
+def _percent(fraction: float) -> str:
+    return "n/a" if fraction == _NOTHING_TO_SCORE else f"{100 * fraction:.1f}"
+
+
+def _aligned(rows: list[list[str]], like: list[list[str]] | None = None) -> list[str]:
+    """The rows as lines: the first column to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*(like or rows), strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in rows
+    ]

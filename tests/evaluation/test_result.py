@@ -1,0 +1,69 @@
+import json
+
+from detengine.evaluation.result import EvaluationResult
+
+RESULT = EvaluationResult(
+    metrics={
+        "bbox": {"AP": 0.3774, "AP50": 0.5, "APs": -1.0},
+        "segm": {"AP": 1.0, "AP50": 0.0, "APs": -1.0},
+    },
+    per_class={
+        "bbox": {"red cell": 0.5, "platelet": -1.0},
+        "segm": {"red cell": 0.25, "platelet": 0.0},
+    },
+    num_images=12,
+)
+
+
+def test_the_table_is_aligned_in_percent_and_says_where_there_is_nothing_to_score():
+    assert RESULT.table().splitlines() == [
+        "         AP  AP50  APs",
+        "bbox   37.7  50.0  n/a",
+        "segm  100.0   0.0  n/a",
+        "",
+        "class     bbox AP  segm AP",
+        "red cell     50.0     25.0",
+        "platelet      n/a      0.0",
+    ]
+
+
+def test_one_class_needs_no_table_of_classes():
+    one = EvaluationResult({"bbox": {"AP": 0.5}}, {"bbox": {"cell": 0.5}}, 1)
+    assert one.table().splitlines() == ["        AP", "bbox  50.0"]
+
+
+def test_iou_types_with_other_metrics_have_a_header_of_their_own():
+    metrics = {"bbox": {"AP": 0.5, "APs": 0.1}, "keypoints": {"AP": 0.25}}
+    assert EvaluationResult(metrics, {}, 1).table().splitlines() == [
+        "        AP   APs",
+        "bbox  50.0  10.0",
+        "",
+        "             AP",
+        "keypoints  25.0",
+    ]
+
+
+def test_many_classes_stand_side_by_side_each_once():
+    names = [f"class {k}" for k in range(80)]
+    per_class = {"bbox": {name: k / 80 for k, name in enumerate(names)}}
+    table = EvaluationResult({"bbox": {"AP": 0.5}}, per_class, 1).table()
+    assert max(map(len, table.splitlines())) <= 100
+    assert len(table.splitlines()) < 25
+    assert all(table.count(f"{name} ") == 1 for name in names)
+    assert "class 79     98.8" in table.splitlines()[-1]
+
+
+def test_the_names_for_sinks_carry_the_set_and_the_iou_type():
+    assert RESULT.flat("val/cells") == {
+        "val/cells/bbox/AP": 0.3774,
+        "val/cells/bbox/AP50": 0.5,
+        "val/cells/bbox/APs": -1.0,
+        "val/cells/segm/AP": 1.0,
+        "val/cells/segm/AP50": 0.0,
+        "val/cells/segm/APs": -1.0,
+    }
+
+
+def test_a_result_survives_plain_types():
+    assert EvaluationResult.from_dict(json.loads(json.dumps(RESULT.to_dict()))) == RESULT
+    assert RESULT.to_json() == RESULT.results == RESULT.metrics
