@@ -112,11 +112,9 @@ class Checkpointer:
         self.logger.info("resuming from %s", path)
         self._raise_if_states_missing(path, data)
         self._load_model(path, data, data["model"], strict=True)
-        for part in _STATES:
-            if getattr(self, part) is None:
-                continue
+        for part, owner in self._stateful().items():
             try:
-                getattr(self, part).load_state_dict(data[part])
+                owner.load_state_dict(data[part])
             except (ValueError, KeyError) as error:
                 raise ValueError(
                     f"the {part} in {path} does not fit this run's: {error}. Resume with the "
@@ -148,14 +146,11 @@ class Checkpointer:
         doubled = sorted(arguments.keys() & set(_OWN_ENTRIES))
         if doubled:
             raise TypeError(f"{', '.join(doubled)} cannot be arguments: they are entries of ours")
-        states = {
-            part: None if owner is None else owner.state_dict()
-            for part in _STATES
-            for owner in [getattr(self, part)]
-        }
+        states = {part: owner.state_dict() for part, owner in self._stateful().items()}
         data = {
             "format": FORMAT,
             "model": dict(unwrapped(self.model).state_dict()),
+            **dict.fromkeys(_STATES),
             **states,
             "world_size": comm.get_world_size(),
             **arguments,
@@ -166,6 +161,11 @@ class Checkpointer:
         save_file(path, data)
         self.tag_last_checkpoint(path.name)
         self.logger.info("saved %s", path)
+
+    def _stateful(self) -> dict[str, Stateful]:
+        """Those of optimizer, scheduler, precision and ema that this run has."""
+        owners = {part: getattr(self, part) for part in _STATES}
+        return {part: owner for part, owner in owners.items() if owner is not None}
 
     def _read(self, path: Path) -> dict[str, Any]:
         """All entries of a file; those that a foreign one lacks are None, or no classes."""
@@ -178,7 +178,7 @@ class Checkpointer:
         return data
 
     def _raise_if_states_missing(self, path: Path, data: dict[str, Any]) -> None:
-        here = {part for part in _STATES if getattr(self, part) is not None}
+        here = self._stateful().keys()
         there = {part for part in _STATES if data[part] is not None}
         if here - there:
             raise ValueError(
