@@ -54,8 +54,8 @@ def _read_json(path: Path, name: str) -> Mapping[str, Any]:
         content = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise ValueError(
-            f"{path} is no complete JSON file ({len(data)} bytes): {error}. "
-            "Was its download or its writing cut off?"
+            f"{path} is no complete JSON file ({len(data)} bytes): {error}. Was its download "
+            "or its writing cut off? (NaN and Infinity are no JSON, either.)"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(

@@ -17,8 +17,8 @@ class GroupedBatchSampler(BatchSampler):
     """Batches of one group each, in an order as close to the sampler's as that allows.
 
     A group's members are batched as the sampler gives them, and a batch comes where its first
-    member came. drop_uneven: leave out batches of less than `batch_size`. The sampler need not give all
-    images; a group of which it gives none (an error in the predecessor) has no batch.
+    member came. drop_uneven: leave out batches of less than `batch_size`. The sampler need not give
+    all images; a group of which it gives none (an error in the predecessor) has no batch.
     """
 
     def __init__(

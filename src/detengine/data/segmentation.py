@@ -8,6 +8,8 @@ import numpy as np
 
 from detengine.structures.rle import decode_counts, encode_counts
 
+_NUMBERS = frozenset({int, float})
+
 
 def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
     """The compressed run lengths of polygons, run lengths, or compressed run lengths.
@@ -52,14 +54,12 @@ def _encode_polygons(polygons: list[Any], size: tuple[int, int]) -> bytes:
                 "a polygon is a list of x1, y1, x2, y2, ... with at least three points, but this "
                 f"is {str(polygon)[:80]}. Take the polygon out, or the annotation."
             )
-        if not all(math.isfinite(value) for value in polygon):
+        if not math.isfinite(sum(polygon)):
             raise ValueError("a polygon has a coordinate that is not finite. Take it out.")
     merged = hotcoco.mask.merge(hotcoco.mask.frPyObjects(polygons, *size))
     return bytes(merged["counts"])
 
 
 def is_numbers(values: object) -> bool:
-    """Whether it is a list of integers and floats and of nothing else."""
-    return isinstance(values, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
+    """Whether it is a list of integers and floats and of nothing else (booleans are neither)."""
+    return isinstance(values, list) and _NUMBERS.issuperset(map(type, values))
