@@ -29,6 +29,16 @@ def _on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     console.cache_clear()
 
 
+@pytest.fixture
+def _without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    console.cache_clear()
+    yield
+    console.cache_clear()
+
+
+@pytest.mark.usefixtures("_without_a_terminal")
 def test_without_a_terminal_the_loop_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     loader = Loader()
     assert track(loader, "training") is loader

@@ -87,8 +87,17 @@ def test_one_cycle_at_its_corners() -> None:
     assert rates[100:] == pytest.approx([0.01, 0.01])
 
 
-def test_one_cycle_without_a_rise_starts_at_the_whole_rate() -> None:
-    assert rates_used(OneCycleLR(two_groups(0.3), 10, 0.0), 1) == [[0.3]]
+def test_one_cycle_may_only_fall_or_only_rise() -> None:
+    falling = rates_used(OneCycleLR(two_groups(1.0), 10, 0.0), 11)
+    rising = rates_used(OneCycleLR(two_groups(1.0), 10, 1.0, start_factor=0.0), 10)
+    assert (falling[0], falling[10]) == ([1.0], [0.0])
+    assert rising[0] == [0.0]
+    assert rising == sorted(rising)
+
+
+def test_a_run_of_no_iterations_has_a_schedule() -> None:
+    assert WarmupCosineLR(two_groups(1.0), 0, 0.5, warmup_iters=0).get_last_lr() == [0.5]
+    assert OneCycleLR(two_groups(1.0), 0, min_factor=0.5).get_last_lr() == [0.5]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -138,7 +147,7 @@ def test_an_unknown_warmup_is_refused(schedule: type) -> None:
         schedule(two_groups(1.0), length, warmup_method="quadratic")
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.0])
-def test_a_one_cycle_without_a_fall_is_refused(fraction: float) -> None:
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_a_one_cycle_that_peaks_outside_the_run_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match=rf"warmup_fraction is {fraction}.*ONE_CYCLE"):
         OneCycleLR(two_groups(1.0), 10, fraction)

@@ -114,7 +114,7 @@ class WarmupCosineLR(ClosedFormLR):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[Any]:
-        share = cosine(1.0, self.min_factor, self.last_epoch / self.max_iters)
+        share = cosine(1.0, self.min_factor, self.last_epoch, self.max_iters)
         share *= self.warmup.share(self.last_epoch)
         return [base_lr * share for base_lr in self.base_lrs]
 
@@ -124,7 +124,7 @@ class OneCycleLR(ClosedFormLR):
 
     From `start_factor` of the rate to the whole over the first `warmup_fraction` of `max_iters`,
     then to `min_factor` of it after the last. Unlike torch's, it leaves the momentum alone, and
-    stays at the last rate afterwards. Raises ValueError if warmup_fraction is not in [0, 1).
+    stays at the last rate afterwards. Raises ValueError if warmup_fraction is not in [0, 1].
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class OneCycleLR(ClosedFormLR):
         min_factor: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
-        if not 0 <= warmup_fraction < 1:
+        if not 0 <= warmup_fraction <= 1:
             raise ValueError(
-                f"warmup_fraction is {warmup_fraction}, but must be at least 0 and below 1: it is "
+                f"warmup_fraction is {warmup_fraction}, but must be between 0 and 1: it is "
                 "the part of the run in which the rate rises (SOLVER.ONE_CYCLE_WARMUP_FRACTION)"
             )
         self.max_iters = max_iters
@@ -150,13 +150,13 @@ class OneCycleLR(ClosedFormLR):
     def get_lr(self) -> list[Any]:
         peak = self.warmup_fraction * self.max_iters
         if self.last_epoch < peak:
-            share = cosine(self.start_factor, 1.0, self.last_epoch / peak)
+            share = cosine(self.start_factor, 1.0, self.last_epoch, peak)
         else:
-            progress = (self.last_epoch - peak) / (self.max_iters - peak)
-            share = cosine(1.0, self.min_factor, progress)
+            share = cosine(1.0, self.min_factor, self.last_epoch - peak, self.max_iters - peak)
         return [base_lr * share for base_lr in self.base_lrs]
 
 
-def cosine(start: float, end: float, progress: float) -> float:
-    """From start to end along half a cosine; progress in [0, 1], beyond 1 it stays at the end."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+def cosine(start: float, end: float, step: float, length: float) -> float:
+    """From start at step 0 to end at step `length` along half a cosine; then it stays there."""
+    progress = step / length if step < length else 1.0
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

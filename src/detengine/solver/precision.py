@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 SKIPPING_DEVICES = ("cpu", "cuda")
-"""Where fused optimizers honour `found_inf`. Those of MPS take it and step all the same."""
+"""Where fused optimizers honour `found_inf` in every supported torch; those of MPS long did not."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _GROWTH_FACTOR, _BACKOFF_FACTOR = 2.0, 0.5  # torch.amp.GradScaler's
