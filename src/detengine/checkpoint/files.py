@@ -148,8 +148,8 @@ def _cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
     else:
         free = shutil.disk_usage(folder).free / 2**20
         cure = f"{free:,.0f} MiB are free in {folder}; make room there or set another OUTPUT_DIR"
-    message = f"cannot write the checkpoint {path.name}: {error}; {cure}"
-    number = error.errno if isinstance(error, OSError) else None
+    number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, error)
+    message = f"cannot write the checkpoint {path.name}: {reason}; {cure}"
     return OSError(message) if number is None else OSError(number, message)
 
 
