@@ -1,0 +1,115 @@
+"""What is wrong with a configuration, in words: where, which key, what was given and expected."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from detengine.config.schema import CocoDefinition, Config, VocDefinition
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be read or holds a key or value it must not."""
+
+
+_DEFINITIONS: dict[str, type[BaseModel]] = {"coco": CocoDefinition, "voc": VocDefinition}
+
+
+def explain(error: ValidationError, sources: Mapping[tuple[str, ...], str], whole: str) -> str:
+    """One line for each mistake. sources: where each key was given. whole: named for the rest."""
+    return "\n".join(_line(each, sources, whole) for each in error.errors(include_url=False))
+
+
+def shortened(value: Any) -> str:
+    """The value as text of at most 80 characters; of a mapping its keys."""
+    text = f"a section with {', '.join(value)}" if isinstance(value, dict) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def known_keys(
+    section: type[BaseModel] = Config, above: str = ""
+) -> Iterator[tuple[str, str | None]]:
+    """The dotted keys of all options and sections, with the options' descriptions."""
+    for name, field in section.model_fields.items():
+        yield above + name, field.description
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_keys(field.annotation, f"{above}{name}.")
+
+
+def _line(error: ErrorDetails, sources: Mapping[tuple[str, ...], str], whole: str) -> str:
+    if not error["loc"]:  # values that do not fit together; the message names them
+        return f"{whole}: {error['msg'].removeprefix('Value error, ')}"
+    path, item, definition = _split(error["loc"])
+    key = ".".join(path)
+    near = [at for at in sources if _on_one_path(at, path)]
+    given_at = path if path in near or not near else near[0]
+    source = sources.get(given_at, whole)
+    known = dict(known_keys() if definition is None else known_keys(definition, _above(key)))
+    if error["type"] == "extra_forbidden":
+        key = max(key, ".".join(given_at), key=len)
+        return f"{source}: unknown key {key}{_nearest(key, list(known))}"
+    if error["type"] == "missing":
+        lack = "has too few items" if item else "is missing, and has no default"
+        return f"{source}: {key} {lack}"
+    if error["type"].startswith("union_tag"):
+        given = error["input"].get("FORMAT", "missing")
+        return f"{source}: {key}.FORMAT is {given}; expected {' or '.join(_DEFINITIONS)}"
+    mistake = f"{source}: {key}{item} is {shortened(error['input'])}; expected {_expected(error)}"
+    return mistake if known.get(key) is None else f"{mistake} ({known[key]})"
+
+
+def _on_one_path(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether one key lies above the other, or is the same."""
+    return all(a == b for a, b in zip(one, other, strict=False))
+
+
+def _split(
+    location: tuple[int | str, ...],
+) -> tuple[tuple[str, ...], str, type[BaseModel] | None]:
+    """The key's path, the item's place in its value such as [0], and the definition it is in.
+
+    Within DATASETS.DEFINE.<name> pydantic puts the FORMAT between the name and the key.
+    """
+    definition = None
+    if location[:2] == ("DATASETS", "DEFINE") and len(location) > 3:
+        definition = _DEFINITIONS[str(location[3])]
+        location = location[:3] + location[4:]
+    path = tuple(part for part in location if isinstance(part, str))
+    return path, "".join(f"[{part}]" for part in location if isinstance(part, int)), definition
+
+
+def _above(key: str) -> str:
+    return key[: key.rindex(".") + 1]
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    if key in known:  # possible for a dotted key at the top level of a file
+        return "; write its parts one below the other, as in SOLVER: {BASE_LR: 0.01}"
+    same_name = [each for each in known if each.split(".")[-1] == key.split(".")[-1]]
+    nearest = get_close_matches(key, same_name, 1, 0.0) or get_close_matches(key, known, 1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+_WORDS = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text; write it in quotes",
+    "tuple_type": "a list, such as [a, b]",
+    "dict_type": "keys with values",
+    "model_type": "a section with keys",
+    "too_short": "{min_length} or more items",
+    "too_long": "{max_length} items at most",
+    "finite_number": "a finite number",
+    "model_attributes_type": "a section with keys",
+}
+
+
+def _expected(error: ErrorDetails) -> str:
+    """pydantic's message as what was expected, e.g. 'greater than 0'."""
+    if error["type"] in _WORDS:
+        return _WORDS[error["type"]].format(**error.get("ctx", {}))
+    expected = error["msg"].removeprefix("Input should be ")
+    return f"a number {expected}" if expected.startswith(("greater", "less")) else expected

@@ -1,0 +1,71 @@
+"""The kinds of values in a configuration: numbers with their ranges, switches, lists.
+
+All but plain `str` also take their value as text, as KEY VALUE pairs, the predecessor's tuples
+("(60000, 80000)") and YAML's exponents without a point ("1e-3") give it. Lists become tuples.
+"""
+
+import ast
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, no other keys than its own, no silent conversions.
+
+    The docstring under a key is its description.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+def value_of_text(value: Any) -> Any:
+    """What a text stands for, as a Python literal or else as YAML; any other value stays itself."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            value = _yaml_value(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _yaml_value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _none_of_text(value: Any) -> Any:
+    return None if value in ("None", "null") else value
+
+
+_FROM_TEXT = BeforeValidator(value_of_text)
+
+Switch = Annotated[bool, _FROM_TEXT]
+
+Integer = Annotated[int, _FROM_TEXT]
+Count = Annotated[int, Field(ge=0), _FROM_TEXT]
+Size = Annotated[int, Field(ge=1), _FROM_TEXT]
+
+Number = Annotated[float, Field(allow_inf_nan=False), _FROM_TEXT]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _FROM_TEXT]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _FROM_TEXT]
+Fraction = Annotated[float, Field(ge=0, le=1), _FROM_TEXT]
+BelowOne = Annotated[float, Field(ge=0, lt=1), _FROM_TEXT]
+
+Several = Annotated[tuple[T, ...], _FROM_TEXT]
+OneOrMore = Annotated[tuple[T, ...], Field(min_length=1), _FROM_TEXT]
+Pair = Annotated[tuple[T, T], _FROM_TEXT]
+Triple = Annotated[tuple[T, T, T], _FROM_TEXT]
+Quadruple = Annotated[tuple[T, T, T, T], _FROM_TEXT]
+Named = Annotated[dict[str, T], _FROM_TEXT]
+ExpectedResult = Annotated[tuple[str, str, Pair[Number]], _FROM_TEXT]
+
+Maybe = Annotated[T | None, _FROM_TEXT]
+MaybeText = Annotated[str | None, BeforeValidator(_none_of_text)]

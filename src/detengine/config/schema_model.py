@@ -1,0 +1,201 @@
+"""The options of the model outside of its R-CNN parts, which are in `schema_rcnn`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detengine.config.field_types import (
+    BelowOne,
+    Count,
+    Fraction,
+    Integer,
+    MaybeText,
+    NonNegative,
+    Number,
+    OneOrMore,
+    Positive,
+    Quadruple,
+    Section,
+    Several,
+    Size,
+    Switch,
+)
+from detengine.config.schema_rcnn import BoxHead, KeypointHead, MaskHead, RegionHeads, Rpn
+
+
+class Backbone(Section):
+    """The network that turns the image into features."""
+
+    CONV_BODY: str = "R-50-C4"
+    """Its name, such as R-50-FPN."""
+    NORM: Literal["FrozenBN", "BN", "GN"] = "FrozenBN"
+    """The normalisation: batch norm as it was pretrained, batch norm, or group norm."""
+    FREEZE_CONV_BODY_AT: Annotated[Integer, Field(le=5)] = 2
+    """How many stages are not trained, the stem being the first; 0: all are trained."""
+
+
+class FeaturePyramid(Section):
+    """The feature pyramid network."""
+
+    USE_GN: Switch = False
+    """Use group norm."""
+    USE_RELU: Switch = False
+    """Put a ReLU behind each convolution."""
+
+
+class GroupNorm(Section):
+    """Group norm, wherever it is used."""
+
+    DIM_PER_GP: Integer = -1
+    """Channels of a group; -1: see NUM_GROUPS."""
+    NUM_GROUPS: Integer = 32
+    """Groups; -1: see DIM_PER_GP."""
+    EPSILON: Positive = 1e-5
+    """Added to the variance."""
+
+
+class ResNets(Section):
+    """Residual backbones."""
+
+    NUM_GROUPS: Size = 1
+    """Groups of the 3x3 convolution; more than one makes a ResNeXt."""
+    WIDTH_PER_GROUP: Size = 64
+    """Channels of a group in the first stage of blocks."""
+    STRIDE_IN_1X1: Switch = True
+    """Put the stride into the 1x1 convolution (MSRA's weights) instead of the 3x3 one."""
+    TRANS_FUNC: str = "BottleneckWithFixedBatchNorm"
+    """The predecessor's name of the block."""
+    STEM_FUNC: str = "StemWithFixedBatchNorm"
+    """The predecessor's name of the stem."""
+    RES5_DILATION: Size = 1
+    """Dilation in the last stage."""
+    STEM_OUT_CHANNELS: Size = 64
+    """Channels of the stem."""
+    RES2_OUT_CHANNELS: Size = 256
+    """Channels behind the first stage of bottlenecks; four times those of basic blocks."""
+    BACKBONE_OUT_CHANNELS: Size = 1024
+    """Channels that the heads see: the pyramid's, if there is one."""
+    STAGE_WITH_DCN: Quadruple[Switch] = (False, False, False, False)
+    """Which of the four stages have deformable convolutions."""
+    WITH_MODULATED_DCN: Switch = False
+    """Use modulated deformable convolutions."""
+    DEFORMABLE_GROUPS: Size = 1
+    """Groups of a deformable convolution's offsets."""
+
+
+class RetinaNet(Section):
+    """The one-stage detector; used where MODEL.RETINANET_ON."""
+
+    NUM_CLASSES: Annotated[Size, Field(ge=2)] = 81
+    """Classes with the background."""
+    ANCHOR_SIZES: OneOrMore[Size] = (32, 64, 128, 256, 512)
+    """The anchors' side, one for each level, in pixels of the network's input."""
+    ASPECT_RATIOS: OneOrMore[Positive] = (0.5, 1.0, 2.0)
+    """Height / width of the anchors."""
+    ANCHOR_STRIDES: OneOrMore[Size] = (8, 16, 32, 64, 128)
+    """The stride of each level, in pixels."""
+    STRADDLE_THRESH: Integer = 0
+    """How far an anchor may reach over the image's edge, in pixels; -1: any."""
+    OCTAVE: Positive = 2.0
+    """The factor that SCALES_PER_OCTAVE sizes span."""
+    SCALES_PER_OCTAVE: Size = 3
+    """Sizes of the anchors of one level."""
+    USE_C5: Switch = True
+    """Make the level P6 of C5 instead of P5."""
+    NUM_CONVS: Count = 4
+    """Convolutions of each tower before the last one."""
+    BBOX_REG_WEIGHT: Positive = 4.0
+    """The box loss is divided by it."""
+    BBOX_REG_BETA: Positive = 0.11
+    """Where smooth L1 turns from quadratic to linear."""
+    PRE_NMS_TOP_N: Size = 1000
+    """Candidates of each level before NMS."""
+    FG_IOU_THRESHOLD: Fraction = 0.5
+    """From this IoU with an object, an anchor is positive."""
+    BG_IOU_THRESHOLD: Fraction = 0.4
+    """Below this IoU with all objects, an anchor is negative."""
+    LOSS_ALPHA: Fraction = 0.25
+    """Focal loss: the weight of positives."""
+    LOSS_GAMMA: NonNegative = 2.0
+    """Focal loss: the exponent."""
+    PRIOR_PROB: Annotated[BelowOne, Field(gt=0)] = 0.01
+    """The score of every class at the start."""
+    INFERENCE_TH: Fraction = 0.05
+    """The lowest score of a detection."""
+    NMS_TH: Fraction = 0.4
+    """The IoU from which NMS suppresses."""
+
+
+class FBNet(Section):
+    """The mobile backbones and heads; used where CONV_BODY is FBNet."""
+
+    ARCH: str = "default"
+    """The architecture's name."""
+    ARCH_DEF: str = ""
+    """An architecture of your own, as json; empty: look ARCH up."""
+    BN_TYPE: str = "bn"
+    """The normalisation."""
+    SCALE_FACTOR: Positive = 1.0
+    """All channels are multiplied by it."""
+    WIDTH_DIVISOR: Size = 1
+    """All channels are multiples of it."""
+    DW_CONV_SKIP_BN: Switch = True
+    """No normalisation behind the depthwise convolution."""
+    DW_CONV_SKIP_RELU: Switch = True
+    """No ReLU behind the depthwise convolution."""
+    DET_HEAD_LAST_SCALE: Number = 1.0
+    """Box head: the last layer's width factor; 0: no such layer; negative: the same width."""
+    DET_HEAD_BLOCKS: Several[Count] = ()
+    """Box head: which blocks of the stage are used; none: all."""
+    DET_HEAD_STRIDE: Count = 0
+    """Box head: the first block's stride; 0: the architecture's."""
+    KPTS_HEAD_LAST_SCALE: Number = 0.0
+    """Keypoint head: as for the box head."""
+    KPTS_HEAD_BLOCKS: Several[Count] = ()
+    """Keypoint head: as for the box head."""
+    KPTS_HEAD_STRIDE: Count = 0
+    """Keypoint head: as for the box head."""
+    MASK_HEAD_LAST_SCALE: Number = 0.0
+    """Mask head: as for the box head."""
+    MASK_HEAD_BLOCKS: Several[Count] = ()
+    """Mask head: as for the box head."""
+    MASK_HEAD_STRIDE: Count = 0
+    """Mask head: as for the box head."""
+    RPN_HEAD_BLOCKS: Count = 0
+    """RPN: the number of last blocks used; 0: all."""
+    RPN_BN_TYPE: str = ""
+    """RPN: the normalisation; empty: BN_TYPE."""
+
+
+class Model(Section):
+    """What is built."""
+
+    META_ARCHITECTURE: str = "GeneralizedRCNN"
+    """The kind of detector; there is one."""
+    BUILDER: MaybeText = None
+    """A model of your own: package.module:function, called with the configuration."""
+    DEVICE: str = "cuda"
+    """A device of torch, or auto: cuda if there is one, else mps, else cpu."""
+    WEIGHT: str = ""
+    """The weights to start from; empty: none."""
+    MASK_ON: Switch = False
+    """Predict masks."""
+    KEYPOINT_ON: Switch = False
+    """Predict keypoints."""
+    RETINANET_ON: Switch = False
+    """Build RetinaNet."""
+    RPN_ONLY: Switch = False
+    """Build only the proposals' part."""
+    CLS_AGNOSTIC_BBOX_REG: Switch = False
+    """Regress one box for all classes instead of one for each."""
+    BACKBONE: Backbone = Backbone()
+    FPN: FeaturePyramid = FeaturePyramid()
+    GROUP_NORM: GroupNorm = GroupNorm()
+    RESNETS: ResNets = ResNets()
+    RPN: Rpn = Rpn()
+    ROI_HEADS: RegionHeads = RegionHeads()
+    ROI_BOX_HEAD: BoxHead = BoxHead()
+    ROI_MASK_HEAD: MaskHead = MaskHead()
+    ROI_KEYPOINT_HEAD: KeypointHead = KeypointHead()
+    RETINANET: RetinaNet = RetinaNet()
+    FBNET: FBNet = FBNet()
