@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from detengine.config.load import load_config
-from detengine.config.schema import Config
 from torch import Tensor, nn
 
+from detengine.config.load import load_config
+from detengine.config.schema import Config
 from detengine.structures.masks import RunLengthMasks
 from detengine.structures.target import Target
 

@@ -2,9 +2,9 @@ import sys
 
 import pytest
 import torch
-from detengine.config.load import load_config
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+from detengine.config.load import load_config
 from detengine.modeling.build import build_detection_model
 
 MASK_RCNN = {"MODEL.MASK_ON": "True", "MODEL.ROI_BOX_HEAD.NUM_CLASSES": "91"}
@@ -24,8 +24,9 @@ def test_a_builder_of_the_users_is_adapted(make_config, tmp_path, monkeypatch, i
     (tmp_path / "users_detector.py").write_text(
         "from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn\n"
         "def build(cfg):\n"
+        "    classes = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES\n"
         "    return fasterrcnn_mobilenet_v3_large_320_fpn(\n"
-        "        weights=None, weights_backbone=None, num_classes=cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES)\n"
+        "        weights=None, weights_backbone=None, num_classes=classes)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -42,6 +43,15 @@ def test_a_builder_of_the_users_is_adapted(make_config, tmp_path, monkeypatch, i
         ({"MODEL.BACKBONE.CONV_BODY": "R-50-C4"}, "CONV_BODY: 'R-50-C4'.*R-18-FPN, R-34-FPN"),
         ({"MODEL.KEYPOINT_ON": "True"}, r"MODEL\.KEYPOINT_ON: True is not built"),
         ({"MODEL.RETINANET_ON": "True"}, r"MODEL\.RETINANET_ON: True is not built"),
+        ({"MODEL.RPN.STRADDLE_THRESH": "0"}, "STRADDLE_THRESH: 0 is not built.*only -1 is"),
+        (
+            MASK_RCNN | {"MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": "True"},
+            "SHARE_BOX_FEATURE_EXTRACTOR: True is not built",
+        ),
+        (
+            {"MODEL.BACKBONE.NORM": "GN", "MODEL.GROUP_NORM.NUM_GROUPS": "-1"},
+            "NUM_GROUPS: -1, but there must be at least 1",
+        ),
         ({"MODEL.RPN_ONLY": "True"}, r"MODEL\.RPN_ONLY: True is not built"),
         ({"MODEL.RPN.ANCHOR_STRIDE": "[4, 16]"}, r"ANCHOR_STRIDE: \[4, 16\].* no gap"),
         ({"MODEL.RPN.ANCHOR_STRIDE": "[64]"}, r"ANCHOR_STRIDE: \[64\].* only behind 32"),

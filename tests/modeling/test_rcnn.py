@@ -162,3 +162,9 @@ def test_training_without_targets_says_so(make_config, narrow, images):
     model = build_detection_model(make_config(narrow))
     with pytest.raises(ValueError, match=r"training mode but got no targets.*model\.eval"):
         model(images)
+
+
+def test_a_mask_head_without_masks_to_learn_from_says_so(make_config, narrow, images, make_targets):
+    targets = [{k: t[k] for k in ("boxes", "labels")} for t in make_targets(images, [2, 1])]
+    with pytest.raises(ValueError, match=r"targets have no masks.*MODEL\.MASK_ON False"):
+        build_detection_model(make_config(narrow))(images, targets)

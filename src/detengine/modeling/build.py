@@ -1,6 +1,6 @@
 """From the configuration to a model: the only file here that knows the configuration's keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -40,10 +40,25 @@ _ONLY_BUILT_WITH: dict[str, Any] = {
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
     "MODEL.RESNETS.RES5_DILATION": 1,
     "MODEL.RESNETS.STAGE_WITH_DCN": (False, False, False, False),
+    "MODEL.RESNETS.TRANS_FUNC": "BottleneckWithFixedBatchNorm",
+    "MODEL.RESNETS.STEM_FUNC": "StemWithFixedBatchNorm",
+    "MODEL.GROUP_NORM.DIM_PER_GP": -1,
     "MODEL.FPN.USE_RELU": False,
+    "MODEL.RPN.USE_FPN": True,
+    "MODEL.RPN.RPN_HEAD": "SingleConvRPNHead",
+    "MODEL.RPN.STRADDLE_THRESH": -1,
     "MODEL.RPN.FPN_POST_NMS_PER_BATCH": False,
+    "MODEL.ROI_HEADS.USE_FPN": True,
+    "MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR": "FPN2MLPFeatureExtractor",
+    "MODEL.ROI_BOX_HEAD.PREDICTOR": "FPNPredictor",
     "MODEL.ROI_BOX_HEAD.USE_GN": False,
     "INPUT.TO_BGR255": False,
+}
+_MASKS_ONLY_BUILT_WITH: dict[str, Any] = {
+    "MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR": "MaskRCNNFPNFeatureExtractor",
+    "MODEL.ROI_MASK_HEAD.PREDICTOR": "MaskRCNNC4Predictor",
+    "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": False,
+    "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS": False,
 }
 
 
@@ -56,7 +71,9 @@ def build_detection_model(cfg: Config) -> nn.Module:
     if cfg.MODEL.BUILDER is not None:
         return adapt(build_by_name(cfg.MODEL.BUILDER, cfg))
     raise_if_not_modern(cfg)
-    _raise_if_not_built(cfg)
+    _raise_if_not_built(cfg, _ONLY_BUILT_WITH)
+    if cfg.MODEL.MASK_ON:
+        _raise_if_not_built(cfg, _MASKS_ONLY_BUILT_WITH)
     strides = _pyramid_strides(cfg)
     return GeneralizedRCNN(
         Preprocess(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, size_divisible=min(strides[-1], 32)),
@@ -66,8 +83,8 @@ def build_detection_model(cfg: Config) -> nn.Module:
     )
 
 
-def _raise_if_not_built(cfg: Config) -> None:
-    for key, expected in _ONLY_BUILT_WITH.items():
+def _raise_if_not_built(cfg: Config, built_with: Mapping[str, Any]) -> None:
+    for key, expected in built_with.items():
         given = reduce(getattr, key.split("."), cfg)
         if given != expected:
             raise ValueError(
@@ -133,6 +150,10 @@ def _build_backbone(cfg: Config, strides: Sequence[int]) -> ResNetFPN:
 
 def _norm_layer(cfg: Config, kind: Any) -> NormLayer:
     group_norm = cfg.MODEL.GROUP_NORM
+    if group_norm.NUM_GROUPS < 1:
+        raise ValueError(
+            f"MODEL.GROUP_NORM.NUM_GROUPS: {group_norm.NUM_GROUPS}, but there must be at least 1"
+        )
     return make_norm_layer(kind, num_groups=group_norm.NUM_GROUPS, eps=group_norm.EPSILON)
 
 

@@ -133,6 +133,11 @@ class RoIHeads(nn.Module):
         self, features: Sequence[Tensor], samples: RoISamples, targets: Sequence[Target]
     ) -> Tensor:
         """Binary cross-entropy of each positive's own class; 0, with a graph, if there is none."""
+        if any("masks" not in target for target in targets):
+            raise ValueError(
+                "the model has a mask head, but the targets have no masks; train on a data set "
+                "with masks, or without the head (MODEL.MASK_ON False)"
+            )
         positives = len(samples.matched_boxes)
         rois = samples.rois[:positives]
         logits = self._predict_masks(features, rois, samples.labels[:positives])
