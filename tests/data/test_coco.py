@@ -113,14 +113,14 @@ def test_a_file_without_annotations_is_a_data_set_without_objects(make_coco: Mak
         ({"category_id": "cat"}, "'category_id' of annotation 77 must be an integer"),
         ({"bbox": None}, r"annotation 77 must be \[x, y, width, height\], but is None"),
         ({"bbox": [1, 2, 3]}, "annotation 77 must be"),
-        ({"bbox": [2, 3, -4, 5]}, r"annotation 77 has a negative size: .*-4.0.* in 1\.png of 30 x 20"),
-        ({"bbox": [30, 3, 4, 5]}, r"annotation 77 lies entirely outside of its image.*30 x 20 pixels"),
+        ({"bbox": [2, 3, -4, 5]}, r"annotation 77 has a negative size: .*-4.0.* 1\.png of 30 x 20"),
+        ({"bbox": [30, 3, 4, 5]}, "annotation 77 lies entirely outside of its image.*30 x 20"),
         ({"bbox": [2, -9, 4, 5]}, "annotation 77 lies entirely outside"),
         ({"bbox": [31, 3, 0, 5]}, "annotation 77 lies entirely outside"),
         ({"area": "big"}, "area of annotation 77 must be a number, but is 'big'"),
         ({"segmentation": "x"}, "segmentation of annotation 77: neither polygons"),
         ({"segmentation": [[1, 2, 3]]}, "segmentation of annotation 77: a polygon is a list"),
-        ({"segmentation": {"size": [9, 9], "counts": [81]}}, r"annotation 77: .* image of \[9, 9\]"),
+        ({"segmentation": {"size": [9, 9], "counts": [81]}}, r"77: .* image of \[9, 9\]"),
         ({"keypoints": [1, 2]}, "keypoints of annotation 77 must be 0 times x, y"),
     ],
 )  # fmt: skip
@@ -147,7 +147,7 @@ def test_a_missing_key_of_an_annotation_is_named(make_coco: MakeCoco, key: str) 
         ({"images": [3]}, "'images' must be a list of objects"),
         ({"images": [{"id": 1}]}, "image 0 has no 'file_name'"),
         ({"images": [{"id": "a", "file_name": "1.png"}]}, "'id' of image 0 must be an integer"),
-        ({"images": [{"id": 1, "file_name": "1.png", "height": 0, "width": 5}]}, "at least 1 pixel"),
+        ({"images": [{"id": 1, "file_name": "1.png", "height": 0, "width": 5}]}, "at least 1"),
         ({"categories": [{"id": 1}]}, "category 0 has no 'name'"),
         ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "'a' stands twice"),
         ({"categories": [{"id": i, "name": str(i), "keypoints": ["k"] * i} for i in (1, 2)]},
@@ -199,7 +199,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_result_file_is_told_from_an_annotation_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[]")
-    with pytest.raises(ValueError, match="holds a list.*result file"):
+    with pytest.raises(ValueError, match=r"holds a list.*result file"):
         _load(tmp_path / "a.json")
 
 

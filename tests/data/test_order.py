@@ -63,7 +63,9 @@ def test_the_ranks_slices_together_are_the_whole_batch(
 def test_micro_batches_of_one_rank_are_the_slices_of_several() -> None:
     order = BatchOrder([0] * 30, 8, seed=0)
     ranks = [_keys(order, rank=rank, world_size=4) for rank in range(4)]
-    assert _keys(order, accumulate=4) == [each for step in zip(*ranks, strict=True) for each in step]
+    assert _keys(order, accumulate=4) == [
+        each for step in zip(*ranks, strict=True) for each in step
+    ]
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 12])

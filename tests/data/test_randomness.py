@@ -36,5 +36,5 @@ def test_all_generators_stand_afterwards_where_they_stood_before() -> None:
 def test_the_seeds_of_many_positions_differ_and_fit_every_generator() -> None:
     seeds = [mix_seed(seed, epoch, i) for seed in (0, 1) for epoch in range(9) for i in range(99)]
     assert len(set(seeds)) == len(seeds)
-    assert 0 <= min(seeds)
+    assert min(seeds) >= 0
     assert max(seeds) < 2**63

@@ -55,7 +55,9 @@ def test_an_image_is_found_by_the_name_in_its_xml_where_its_id_leads_nowhere(
     (root / "JPEGImages/a.jpg").rename(root / "JPEGImages/old.jpg")
     assert _load(root).file_name(0) == "old.jpg"
     (root / "JPEGImages/old.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"image of .*a\.xml must be .*but neither is there"):
+    with pytest.raises(
+        FileNotFoundError, match=r"image of .*a\.xml must be .*but neither is there"
+    ):
         _load(root)
 
 

@@ -28,7 +28,7 @@ def _truth() -> GroundTruth:
         categories=Categories(("a",), (3,)),
         image_ids=torch.tensor([5, 2, 9]),
         image_sizes=torch.tensor([[4, 6]] * 3),
-        file_names=PackedBytes.from_list(["b.png".encode(), "ü/a.png".encode(), b"c.png"]),
+        file_names=PackedBytes.from_list([b"b.png", "ü/a.png".encode(), b"c.png"]),
         offsets=torch.tensor([0, 2, 2, 3]),
         annotation_ids=torch.tensor([1, 2, 3]),
         category_ids=torch.tensor([3, 3, 3]),

@@ -79,7 +79,7 @@ def test_choosing_by_flags_is_choosing_by_positions() -> None:
 
 def test_transforms_compose_in_their_order() -> None:
     dense = _random(1)
-    height, width = SIZE
+    width = SIZE[1]
     flipped = _pack(dense).transformed(SIZE, (-1, 0, width, 0, 1, 0))
     assert torch.equal(flipped.dense(), dense.flip(2))
     cropped = flipped.transformed((5, 6), (1, 0, 4, 0, 1, 2))

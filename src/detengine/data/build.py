@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 from torchvision.transforms import v2
 
-from detengine.config.schema import Config
+from detengine.config.schema import CocoDefinition, Config, VocDefinition
 from detengine.data.coco import load_coco
 from detengine.data.collate import collate
 from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingData
@@ -23,12 +23,12 @@ Loader = DataLoader[Any]
 """Yields `structures.batch.Batch`."""
 
 
-def _load_coco(definition: Any, root: Path, name: str) -> tuple[GroundTruth, Path]:
+def _load_coco(definition: CocoDefinition, root: Path, name: str) -> tuple[GroundTruth, Path]:
     images = root / definition.IMAGES
     return load_coco(root / definition.ANNOTATIONS, images, name), images
 
 
-def _load_voc(definition: Any, root: Path, name: str) -> tuple[GroundTruth, Path]:
+def _load_voc(definition: VocDefinition, root: Path, name: str) -> tuple[GroundTruth, Path]:
     folder = root / definition.ROOT
     truth = load_voc(folder, definition.SPLIT, definition.CLASSES, name)
     return truth, folder / IMAGE_FOLDER
@@ -49,7 +49,8 @@ def make_data_loader(
     start_iter: int = 0,
     *,
     class_names: Sequence[str] | None = None,
-) -> Loader | list[Loader]:
+    datasets: Sequence[DetectionDataset] | None = None,
+) -> Any:
     """The loader of DATASETS.TRAIN, or a list with one for each of DATASETS.TEST.
 
     Called by all ranks; each gets its own share. In training, `len()` is MAX_ITER * ACCUMULATE
@@ -57,6 +58,7 @@ def make_data_loader(
     there once over all ranks. is_distributed: False loads everything on each rank.
     class_names: of the labels 1..K; None for DATASETS.CLASSES, or else for all classes of
     DATASETS.TRAIN (of DATASETS.TEST where that is empty).
+    datasets: what `build_datasets` made of them, so that no file is read twice; None reads them.
     Raises ValueError or FileNotFoundError, naming the key, the data set or the file, and the cure.
     """
     world_size = get_world_size() if is_distributed else 1
@@ -64,16 +66,23 @@ def make_data_loader(
     names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
     if is_train and not names:
         raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
-    datasets = build_datasets(cfg, names, class_names)
+    if datasets is None:
+        datasets = build_datasets(cfg, names, class_names)
     if is_train:
-        return _training_loader(cfg, datasets, start_iter, rank=rank, world_size=world_size)
-    return [_evaluation_loader(cfg, each, rank, world_size) for each in datasets]
+        return make_training_loader(cfg, datasets, start_iter, rank=rank, world_size=world_size)
+    return [
+        make_evaluation_loader(cfg, each, rank=rank, world_size=world_size) for each in datasets
+    ]
 
 
 def build_datasets(
     cfg: Config, names: Sequence[str], class_names: Sequence[str] | None = None
 ) -> list[DetectionDataset]:
-    """The named data sets, whose labels all mean the same classes. class_names: as above."""
+    """The named data sets, whose labels all mean the same classes.
+
+    class_names: as in make_data_loader; a data set with a class beyond them is refused, unless
+    DATASETS.CLASSES says that the choice is deliberate.
+    """
     loaded = {name: _load(cfg, name) for name in names}
     if class_names is None:
         class_names = _choose_class_names(cfg, loaded)
@@ -84,13 +93,12 @@ def build_datasets(
     return [
         DetectionDataset(
             name,
-            truth,
-            folder,
+            *loaded[name],
             class_names,
             with_masks=cfg.MODEL.MASK_ON,
             with_keypoints=cfg.MODEL.KEYPOINT_ON,
         )
-        for name, (truth, folder) in loaded.items()
+        for name in names
     ]
 
 
@@ -154,9 +162,15 @@ def _raise_if_classes_exceed(cfg: Config, class_names: Sequence[str]) -> None:
         )
 
 
-def _training_loader(
-    cfg: Config, datasets: list[DetectionDataset], start_iter: int, *, rank: int, world_size: int
+def make_training_loader(
+    cfg: Config,
+    datasets: Sequence[DetectionDataset],
+    start_iter: int,
+    *,
+    rank: int,
+    world_size: int,
 ) -> Loader:
+    """One rank's part of every batch of the run, from `start_iter` on."""
     accumulate = cfg.SOLVER.ACCUMULATE
     _raise_if_indivisible(cfg.SOLVER.IMS_PER_BATCH, world_size, accumulate)
     data = TrainingData(datasets, build_transforms(cfg, is_train=True), cfg.SEED)
@@ -175,9 +189,10 @@ def _training_loader(
     return _loader(data, sampler, cfg.DATALOADER.NUM_WORKERS, keep_workers=True)
 
 
-def _evaluation_loader(
-    cfg: Config, dataset: DetectionDataset, rank: int, world_size: int
+def make_evaluation_loader(
+    cfg: Config, dataset: DetectionDataset, *, rank: int, world_size: int
 ) -> Loader:
+    """One rank's images of a data set: every world_size-th, each image once over all ranks."""
     images = max(1, cfg.TEST.IMS_PER_BATCH // world_size)
     own = range(rank, len(dataset), world_size)
     data = EvaluationData(dataset, build_transforms(cfg, is_train=False))
