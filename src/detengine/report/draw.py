@@ -1,0 +1,270 @@
+"""Pictures of what is in an image, and of what a detector says is in it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.prediction import Prediction
+from detengine.structures.rle import RLE, decode_counts
+
+Colour = tuple[int, int, int]
+Masks = Tensor | Sequence[RLE]
+
+_PALETTE: tuple[Colour, ...] = (
+    (255, 90, 95),  # coral
+    (0, 194, 168),  # teal
+    (255, 180, 0),  # amber
+    (80, 140, 255),  # blue
+    (190, 100, 255),  # violet
+    (123, 210, 52),  # lime
+    (255, 122, 198),  # pink
+    (0, 184, 240),  # sky
+    (255, 130, 50),  # orange
+    (40, 200, 110),  # green
+    (242, 220, 60),  # yellow
+    (140, 123, 255),  # periwinkle
+)
+_DARK, _GREY, _WHITE = (24, 26, 30), (110, 115, 125), (255, 255, 255)
+_SHORT_SIDE, _LONG_SIDE = 480, 1600
+_OVERSAMPLING = 2
+"""Masks and boxes are drawn this much larger and reduced, which smooths their edges."""
+_FILL_OPACITY, _LINE_OPACITY = 105, 245
+_MOST_SCORES = 40
+
+
+def draw_prediction(
+    image: Tensor,
+    boxes_xyxy: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    scores: Tensor | None = None,
+    *,
+    masks: Masks | None = None,
+    colours: Sequence[int] | None = None,
+) -> Image.Image:
+    """The image with its objects: translucent masks with outlines, or, without masks, boxes.
+
+    image: uint8[3, H, W], RGB; shown with a shorter side of at least 480 pixels, a longer one of at
+    most 1600. boxes_xyxy: float[N, 4], pixels of the image. labels: int64[N], 1..K.
+    masks: N masks of the whole image, uint8 or bool[N, H, W] or RLEs.
+    colours: each object's number in the palette; None gives each class its own, or each object,
+    where there is one class. Names are written where there are several classes, scores where there
+    are at most 40 objects.
+    """
+    height, width = image.shape[1:]
+    scale = min(max(1.0, _SHORT_SIDE / min(height, width)), _LONG_SIDE / max(height, width))
+    size = (round(width * scale), round(height * scale))
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    picture = picture.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
+    numbers = _colours(labels, class_names) if colours is None else colours
+    shades = [_PALETTE[number % len(_PALETTE)] for number in numbers]
+    # Small objects lie on top of large ones.
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    order = sides.prod(dim=1).argsort(descending=True).tolist()
+    layer = Image.new("RGBA", (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING))
+    boxes = (boxes_xyxy * scale).tolist()
+    for n in order:
+        if masks is None:
+            _draw_box(layer, boxes[n], shades[n])
+        else:
+            _draw_mask(layer, _dense(masks[n]), shades[n])
+    picture.alpha_composite(layer.reduce(_OVERSAMPLING))
+    texts = _texts(labels, class_names, scores)
+    for n in order:
+        if texts[n] and masks is None:
+            _write_tag(picture, texts[n], boxes[n], shades[n])
+        elif texts[n]:
+            _write_on_mask(picture, texts[n], boxes[n])
+    return picture.convert("RGB")
+
+
+def truth_beside_prediction(
+    image: Tensor,
+    ground_truth: GroundTruth,
+    index: int,
+    prediction: Prediction,
+    class_names: Sequence[str],
+    *,
+    score_threshold: float = 0.5,
+) -> Image.Image:
+    """Two panels: the index-th image's ground truth, and the detections from `score_threshold` up.
+
+    image: uint8[3, H, W], RGB, as it is stored. Crowds, and classes that are not among class_names,
+    are left out. With one class, a detection has the colour of the object that it lies on.
+    """
+    boxes_xyxy, labels, rles = _objects(ground_truth, index, class_names)
+    colours = _colours(labels, class_names)
+    truth = draw_prediction(image, boxes_xyxy, labels, class_names, masks=rles, colours=colours)
+    prediction = prediction.encoded()
+    found = (prediction.scores >= score_threshold).nonzero()[:, 0]
+    found_boxes = prediction.boxes_xyxy[found]
+    found_labels = torch.ones_like(found) if prediction.labels is None else prediction.labels[found]
+    found_colours = _colours(found_labels, class_names)
+    if len(class_names) == 1:
+        found_colours = _colours_of_nearest(found_boxes, boxes_xyxy, colours)
+    detections = draw_prediction(
+        image,
+        found_boxes,
+        found_labels,
+        class_names,
+        prediction.scores[found],
+        masks=None if prediction.rles is None else [prediction.rles[n] for n in found.tolist()],
+        colours=found_colours,
+    )
+    counted = [f"{n} object{'s' * (n != 1)}" for n in (len(labels), len(found))]
+    return _side_by_side(
+        [
+            (truth, "truth", counted[0]),
+            (detections, "prediction", f"{counted[1]} from score {score_threshold:g}"),
+        ]
+    )
+
+
+def _objects(
+    truth: GroundTruth, index: int, class_names: Sequence[str]
+) -> tuple[Tensor, Tensor, list[RLE] | None]:
+    """One image's boxes xyxy, labels and masks."""
+    rows = truth.annotations_of(index)
+    label_of_id = truth.categories.labels_of_ids(class_names)
+    labels = [label_of_id.get(id_, 0) for id_ in truth.category_ids[rows].tolist()]
+    crowds = truth.is_crowd[rows].tolist()
+    shown = [n for n, label in enumerate(labels) if label and not crowds[n]]
+    boxes = truth.boxes_xywh[rows][shown].float()
+    boxes[:, 2:] += boxes[:, :2]
+    rles: list[RLE] | None = None
+    if truth.masks is not None:
+        size = truth.image_sizes[index].tolist()
+        rles = [{"size": size, "counts": truth.masks[rows.start + n]} for n in shown]
+    return boxes, torch.tensor([labels[n] for n in shown], dtype=torch.int64), rles
+
+
+def _colours(labels: Tensor, class_names: Sequence[str]) -> list[int]:
+    """The palette's numbers: one for each class, or, of one class only, one for each object."""
+    return list(range(len(labels))) if len(class_names) == 1 else (labels - 1).tolist()
+
+
+def _colours_of_nearest(found: Tensor, boxes_xyxy: Tensor, colours: list[int]) -> list[int]:
+    """For each box found the colour of the object that it overlaps most; a new one for none."""
+    if not len(boxes_xyxy):
+        return list(range(len(found)))
+    overlaps, nearest = box_iou(found, boxes_xyxy).max(dim=1)
+    return [
+        colours[object_] if overlap > 0 else len(colours) + n
+        for n, (overlap, object_) in enumerate(
+            zip(overlaps.tolist(), nearest.tolist(), strict=True)
+        )
+    ]
+
+
+def _texts(labels: Tensor, class_names: Sequence[str], scores: Tensor | None) -> list[str]:
+    names = [class_names[label - 1] if len(class_names) > 1 else "" for label in labels.tolist()]
+    if scores is None or len(scores) > _MOST_SCORES:
+        return names
+    return [
+        f"{name} {score:.2f}".strip() for name, score in zip(names, scores.tolist(), strict=True)
+    ]
+
+
+def _draw_box(layer: Image.Image, box: list[float], colour: Colour) -> None:
+    x1, y1, x2, y2 = (coordinate * _OVERSAMPLING for coordinate in box)
+    line = round(_line_width(layer) * _OVERSAMPLING)
+    ImageDraw.Draw(layer).rounded_rectangle(
+        (x1, y1, max(x1, x2), max(y1, y2)), 2 * line, outline=(*colour, _LINE_OPACITY), width=line
+    )
+
+
+def _draw_mask(layer: Image.Image, mask: NDArray[np.bool_], colour: Colour) -> None:
+    """Fill the mask translucently and outline it. mask: bool[H, W] of the image."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return
+    top, left = int(rows[0]), int(columns[0])
+    # One pixel of nothing all around, so that the outline closes at the mask's edges too.
+    part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.uint8) * 255
+    scale_x, scale_y = layer.width / mask.shape[1], layer.height / mask.shape[0]
+    size = max(1, round(part.shape[1] * scale_x)), max(1, round(part.shape[0] * scale_y))
+    # Blurred over a pixel of the image, which takes the stairs from the outline.
+    smooth = Image.fromarray(part).resize(size, Image.Resampling.BILINEAR)
+    inside = np.asarray(smooth.filter(ImageFilter.BoxBlur(scale_x / 2))) >= 128
+    line = round(_line_width(layer) * _OVERSAMPLING)
+    blurred = Image.fromarray(inside.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(line))
+    core = np.asarray(blurred) == 255  # all that is around it is inside
+    opacity = np.where(core, _FILL_OPACITY, np.where(inside, _LINE_OPACITY, 0))
+    stamp = Image.new("RGBA", size, colour)
+    stamp.putalpha(Image.fromarray(opacity.astype(np.uint8)))
+    _stamp(layer, stamp, round((left - 1) * scale_x), round((top - 1) * scale_y))
+
+
+def _stamp(layer: Image.Image, stamp: Image.Image, x: int, y: int) -> None:
+    """Lay a picture over the layer, also where it reaches beyond its top or left edge."""
+    inside = max(0, -x), max(0, -y)
+    layer.alpha_composite(stamp, (max(0, x), max(0, y)), inside)
+
+
+def _dense(mask: Tensor | RLE) -> NDArray[np.bool_]:
+    """The mask as bool[H, W]."""
+    if isinstance(mask, Tensor):
+        return mask.bool().cpu().numpy()
+    runs = decode_counts(mask["counts"])
+    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return pixels.reshape(mask["size"][::-1]).T
+
+
+def _line_width(layer: Image.Image) -> float:
+    return max(1.5, max(layer.size) / _OVERSAMPLING / 400)
+
+
+def _text_size(picture: Image.Image) -> float:
+    return max(12, max(picture.size) / 50)
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _write_tag(picture: Image.Image, text: str, box: list[float], colour: Colour) -> None:
+    """A tag in the object's colour that stands on the upper left corner of its box."""
+    pen, font = ImageDraw.Draw(picture), _font(_text_size(picture))
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 8, bottom - top + 6
+    x = min(max(0, box[0]), picture.width - width)
+    y = min(max(0, box[1] - height), picture.height - height)
+    pen.rounded_rectangle((x, y, x + width, y + height), 3, fill=colour)
+    red, green, blue = colour
+    is_bright = 0.3 * red + 0.59 * green + 0.11 * blue > 140
+    pen.text((x + 4 - left, y + 3 - top), text, font=font, fill=_DARK if is_bright else _WHITE)
+
+
+def _write_on_mask(picture: Image.Image, text: str, box: list[float]) -> None:
+    """Haloed text in the middle of a mask, or above one that it would hide."""
+    pen, font = ImageDraw.Draw(picture), _font(_text_size(picture))
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left, bottom - top
+    x, y = (box[0] + box[2] - width) / 2, (box[1] + box[3] - height) / 2
+    if width > 0.8 * (box[2] - box[0]) or height > 0.6 * (box[3] - box[1]):
+        y = box[1] - height - 4
+    x = min(max(3, x), picture.width - width - 3)
+    y = min(max(3, y), picture.height - height - 3)
+    pen.text((x - left, y - top), text, font=font, fill=_WHITE, stroke_width=1, stroke_fill=_DARK)
+
+
+def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
+    """Panels of one size, each with a caption above and a remark beside it, on white."""
+    width, height = panels[0][0].size
+    gap = max(16, width // 30)
+    font, small = _font(max(18, width / 26)), _font(max(14, width / 36))
+    header = round(2.6 * max(18, width / 26))
+    sheet = Image.new("RGB", (gap + (width + gap) * len(panels), header + height + gap), _WHITE)
+    pen = ImageDraw.Draw(sheet)
+    for n, (panel, caption, remark) in enumerate(panels):
+        x = gap + n * (width + gap)
+        sheet.paste(panel, (x, header))
+        pen.text((x, header / 2), caption, font=font, fill=_DARK, anchor="lm")
+        pen.text((x + width, header / 2), remark, font=small, fill=_GREY, anchor="rm")
+    return sheet
