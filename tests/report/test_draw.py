@@ -205,3 +205,12 @@ def test_crowds_and_classes_that_are_not_asked_for_are_left_out():
     one = replace(_prediction(), labels=torch.tensor([1, 1]))
     left, _ = _panels(truth_beside_prediction(GREY, truth, 1, one, ("cat", "cow")))
     assert (left[190:410, 290:510] == 128).all()
+
+
+def test_an_annotation_without_a_mask_among_others_is_left_undrawn():
+    rles = _rles(_masks())
+    truth = _truth([{**rles[0], "counts": b""}, rles[1]], names=("cell",))
+    prediction = replace(_prediction(), labels=torch.tensor([1, 1]))
+    left, _ = _panels(truth_beside_prediction(GREY, truth, 1, prediction, ("cell",)))
+    assert (left[50:170, 40:160] == 128).all()
+    assert (left[250, 350] != 128).any()

@@ -208,9 +208,11 @@ def _stamp(layer: Image.Image, stamp: Image.Image, x: int, y: int) -> None:
 
 
 def _dense(mask: Tensor | RLE) -> NDArray[np.bool_]:
-    """The mask as bool[H, W]."""
+    """The mask as bool[H, W]; of an annotation without a mask (no counts), an empty one."""
     if isinstance(mask, Tensor):
         return mask.bool().cpu().numpy()
+    if not mask["counts"]:
+        return np.zeros(mask["size"], dtype=np.bool_)
     runs = decode_counts(mask["counts"])
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return pixels.reshape(mask["size"][::-1]).T
