@@ -97,7 +97,7 @@ class Datasets(Section):
     """Names of the data sets to train on, together."""
     TEST: Several[str] = ()
     """Names of the data sets to score, one after the other."""
-    DEFINE: Named[Annotated[DatasetDefinition, Field(discriminator="FORMAT")]] = Field({})
+    DEFINE: Named[Annotated[DatasetDefinition, Field(discriminator="FORMAT")]] = Field(default={})
     """Data sets by name: where their files are, and in which format."""
     ROOT: str = ""
     """Where relative paths in DEFINE start; empty: at the working folder."""
@@ -111,7 +111,7 @@ class DataLoader(Section):
     NUM_WORKERS: Count = 4
     """Loading processes of each rank; 0: the training process loads by itself."""
     SIZE_DIVISIBILITY: Count = 0
-    """Images are padded to multiples of this many pixels; 0: by what the backbone needs."""
+    """Batches are padded to multiples of this many pixels; modern: the pyramid's own need."""
     ASPECT_RATIO_GROUPING: Switch = True
     """Put upright and lying images into separate batches, which saves padding."""
 

@@ -27,10 +27,18 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a value that occurs twice out twice."""
+    """Writes a value that occurs twice out twice, and every text so that it reads back the same."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # PyYAML's other styles lose some line breaks, such as U+0085.
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
