@@ -1,0 +1,129 @@
+"""The command line over run.py. Nothing here imports torch before a command needs it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import detengine
+
+EXIT_ERROR, EXIT_EXPECTATION_MISSED, EXIT_STOPPED = 1, 3, 75
+
+app = typer.Typer(
+    name="detengine",
+    help="Train and score object detectors and instance segmenters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path, typer.Option("-c", "--config-file", help="The run's YAML file.", metavar="FILE")
+]
+OutputFolder = Annotated[
+    Path | None,
+    typer.Option("--output-dir", help="Where everything is written.", metavar="FOLDER"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Options that win over the file.", metavar="[KEY VALUE]...", show_default=False),
+]
+# A negative VALUE must not be taken for an option; `overrides_of` refuses what is really unknown.
+WITH_OVERRIDES = {"ignore_unknown_options": True}
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train and score object detectors and instance segmenters."""
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+def train(
+    config_file: ConfigFile,
+    overrides: Overrides = None,
+    output_dir: OutputFolder = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's run.")] = False,
+    skip_test: Annotated[bool, typer.Option("--skip-test", help="Do not score at the end.")] = False,
+) -> None:
+    """Train a detector, then score it on DATASETS.TEST.
+
+    Example: detengine train -c configs/nuclei.yaml --output-dir runs/nuclei SOLVER.MAX_ITER 500
+    """
+    from detengine.cli.train import train_from_file
+
+    train_from_file(config_file, overrides_of(overrides, output_dir), resume, skip_test)
+
+
+@app.command(name="eval", context_settings=WITH_OVERRIDES)
+def evaluate(
+    config_file: ConfigFile,
+    weights: Annotated[Path, typer.Option("--weights", help="A checkpoint.", metavar="FILE")],
+    overrides: Overrides = None,
+    output_dir: OutputFolder = None,
+) -> None:
+    """Score a checkpoint on DATASETS.TEST.
+
+    Example: detengine eval -c runs/nuclei/config.yaml --weights runs/nuclei/model_final.pth
+    """
+    from detengine.cli.train import evaluate_from_file
+
+    evaluate_from_file(config_file, weights, overrides_of(overrides, output_dir))
+
+
+@app.command()
+def demo(output_dir: OutputFolder = None) -> None:
+    """Train a small Mask R-CNN on pictures that the package carries; about two minutes.
+
+    Example: detengine demo --output-dir demo
+    """
+    from detengine.cli.demo import run_demo
+
+    run_demo(output_dir)
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+def config(
+    config_file: Annotated[Path, typer.Argument(help="The YAML file.", metavar="FILE")],
+    overrides: Overrides = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Only what differs from the defaults.")] = False,
+) -> None:
+    """Print a configuration with every option resolved.
+
+    Example: detengine config configs/nuclei.yaml SOLVER.BASE_LR 0.01 --diff
+    """
+    from detengine.cli.config import show_config
+
+    show_config(config_file, overrides_of(overrides), diff)
+
+
+def overrides_of(given: list[str] | None, output_dir: Path | None = None) -> list[str]:
+    """The KEY VALUE list of the command line, with --output-dir as one of its pairs.
+
+    Raises a usage error where an unknown option stands among the keys.
+    """
+    pairs = list(given or [])
+    for key in pairs[::2]:
+        if key.startswith("-"):
+            raise typer.BadParameter(f"No such option: {key}")
+    return pairs if output_dir is None else [*pairs, "OUTPUT_DIR", str(output_dir)]
+
+
+def message_of(error: Exception) -> str:
+    """An error's own words; those of a data loader's worker come wrapped in its traceback."""
+    text = str(error)
+    _, wrapped, original = text.rpartition(f"\n{type(error).__name__}: ")
+    return original.strip() if wrapped and "Original Traceback" in text else text
+
+
+def main() -> None:
+    """Run a command. A mistake of the user's is one paragraph; --debug shows where it was found."""
+    try:
+        app()
+    except (ValueError, OSError, FloatingPointError) as error:
+        if "--debug" in sys.argv[1:]:
+            raise
+        typer.secho(f"error: {message_of(error)}", err=True, fg=typer.colors.RED)
+        sys.exit(EXIT_ERROR)

@@ -1,0 +1,35 @@
+"""The commands `train` and `eval`: a file and overrides in, exit codes out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from detengine.cli.main import EXIT_EXPECTATION_MISSED, EXIT_STOPPED
+from detengine.config.load import load_config
+from detengine.evaluation.expected import ExpectedResultsError
+from detengine.run import evaluate, train
+
+
+def train_from_file(
+    config_file: Path, overrides: Sequence[str], resume: bool, skip_test: bool
+) -> None:
+    """`detengine train`. Ends with exit code 3 or 75 where an expectation is missed or it was stopped."""
+    cfg = load_config(config_file, overrides)
+    try:
+        result = train(cfg, resume=resume, skip_test=skip_test)
+    except ExpectedResultsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
+    if not result.finished:
+        typer.echo(f"Stopped. To go on: detengine train -c {config_file} --resume ...", err=True)
+        raise typer.Exit(EXIT_STOPPED)
+
+
+def evaluate_from_file(config_file: Path, weights: Path, overrides: Sequence[str]) -> None:
+    """`detengine eval`. Ends with exit code 3 where an expected result is missed."""
+    try:
+        evaluate(load_config(config_file, overrides), weights)
+    except ExpectedResultsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_EXPECTATION_MISSED) from error

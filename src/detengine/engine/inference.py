@@ -1,0 +1,179 @@
+"""The loop that runs a detector over a data set, and scores it."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from detengine.distributed.comm import (
+    all_gather,
+    broadcast,
+    get_rank,
+    get_world_size,
+    is_main_process,
+    synchronize,
+)
+from detengine.engine.model_mode import model_mode
+from detengine.evaluation.coco import CocoEvaluator
+from detengine.evaluation.expected import ExpectedResult, check_expected_results
+from detengine.evaluation.predictions_file import PredictionWriter
+from detengine.evaluation.result import EvaluationResult
+from detengine.monitor.timer import Timer, get_time_str
+from detengine.structures.batch import Batch
+from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.prediction import Prediction
+
+logger = logging.getLogger("detengine.inference")
+
+
+class EvaluationDataset(Protocol):
+    """What scoring asks of a data set. `len()` counts the images of all ranks."""
+
+    class_names: Sequence[str]
+
+    def __len__(self) -> int: ...
+    def ground_truth(self) -> GroundTruth: ...
+
+
+class EvaluationLoader(Protocol):
+    """What `inference` reads: batches whose targets carry `image_size` and `original_size`."""
+
+    @property
+    def dataset(self) -> Any: ...
+    def __iter__(self) -> Iterator[tuple[Any, Any, Any]]: ...
+
+
+def inference(
+    model: nn.Module,
+    data_loader: EvaluationLoader,
+    dataset_name: str,
+    iou_types: Sequence[str] = ("bbox",),
+    box_only: bool = False,
+    device: torch.device | str = "cuda",
+    expected_results: Sequence[ExpectedResult] = (),
+    expected_results_sigma_tol: float = 4,
+    output_folder: str | Path | None = None,
+) -> EvaluationResult:
+    """Run the model over a data set, score it, and give the result; called by all ranks.
+
+    Each rank scores its own images as they come and keeps the matches only. output_folder: where the
+    predictions are stored, one file for each rank; None keeps nothing.
+    Raises ExpectedResultsError if an expected result is missed, and ValueError if an image of the
+    data set was not predicted, or twice.
+    """
+    if box_only:
+        raise ValueError(
+            "box_only=True asks for the recall of proposals, which is not measured yet; "
+            "score the detections with box_only=False."
+        )
+    device = torch.device(device)
+    dataset: EvaluationDataset = data_loader.dataset
+    logger.info("Start evaluation on %s dataset(%d images).", dataset_name, len(dataset))
+    evaluator = CocoEvaluator(dataset.ground_truth(), dataset.class_names, iou_types)
+    total_timer, model_timer = Timer(), Timer()
+    total_timer.tic()
+    with (
+        prediction_writer(output_folder, dataset.class_names) as writer,
+        closing(compute_on_dataset(model, data_loader, device, timer=model_timer)) as predictions,
+    ):
+        for image_id, prediction in predictions:
+            prediction = prediction.encoded()
+            evaluator.update(image_id, prediction)
+            if writer is not None:
+                writer.add(image_id, prediction)
+    synchronize()
+    total_timer.toc()
+    log_time("Total run time", total_timer, len(dataset))
+    log_time("Model inference time", model_timer, len(dataset))
+    result = accumulate_predictions(evaluator)
+    logger.info("%s\n%s", dataset_name, result.table())
+    check_expected_results(result, expected_results, expected_results_sigma_tol)
+    return result
+
+
+def compute_on_dataset(
+    model: nn.Module,
+    data_loader: EvaluationLoader,
+    device: torch.device,
+    *,
+    timer: Timer | None = None,
+) -> Iterator[tuple[int, Prediction]]:
+    """Each image's id and prediction on the CPU, in the pixels of the stored image.
+
+    The model is in evaluation mode until the iterator ends or is closed. timer: measures the model's
+    part, waiting for the device after each batch.
+    """
+    with model_mode(model, training=False):
+        for batch in data_loader:
+            images, targets, image_ids = Batch(*batch).to(device)
+            with torch.inference_mode():
+                if timer is not None:
+                    timer.tic()
+                outputs = model(images)
+                if timer is not None:
+                    if device.type != "cpu":
+                        torch.accelerator.synchronize(device)
+                    timer.toc()
+            for image_id, target, output in zip(image_ids, targets, outputs, strict=True):
+                image_size, original_size = image_sizes(target, image_id)
+                yield image_id, Prediction.from_output(output, image_size, original_size)
+
+
+def accumulate_predictions(evaluator: CocoEvaluator) -> EvaluationResult:
+    """Merge the ranks' matches on rank 0 and give the result to all; called by all ranks.
+
+    Raises ValueError on every rank if an image is missing, or was predicted twice.
+    """
+    if get_world_size() == 1:
+        return evaluator.result()
+    parts = all_gather(evaluator.to_bytes())
+    outcome: EvaluationResult | ValueError | None = None
+    if is_main_process():
+        try:
+            evaluator.merge(parts[1:])
+            outcome = evaluator.result()
+        except ValueError as error:
+            outcome = error
+    outcome = broadcast(outcome)
+    if isinstance(outcome, EvaluationResult):
+        return outcome
+    raise outcome or RuntimeError("rank 0 sent neither a result nor an error")
+
+
+def prediction_writer(
+    output_folder: str | Path | None, class_names: Sequence[str]
+) -> "PredictionWriter | nullcontext[None]":
+    """A writer for this rank's predictions; without a folder, nothing."""
+    if output_folder is None:
+        return nullcontext()
+    return PredictionWriter(output_folder, class_names, rank=get_rank())
+
+
+def image_sizes(target: Any, image_id: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of the image as the model saw it, and as it is stored."""
+    for key in ("image_size", "original_size"):
+        if key not in target:
+            raise ValueError(
+                f"image {image_id}: its target has no {key!r}. In evaluation each target carries "
+                "image_size and original_size, int64[2] as (height, width), so that predictions can "
+                "be given in the pixels of the stored image; add both in the data set."
+            )
+    image_height, image_width = target["image_size"].tolist()
+    height, width = target["original_size"].tolist()
+    return (image_height, image_width), (height, width)
+
+
+def log_time(what: str, timer: Timer, num_images: int) -> None:
+    """A duration, and what it is for each image and device."""
+    devices = get_world_size()
+    logger.info(
+        "%s: %s (%.4f s / img per device, on %d devices)",
+        what,
+        get_time_str(timer.total_seconds),
+        timer.total_seconds * devices / max(num_images, 1),
+        devices,
+    )

@@ -1,0 +1,61 @@
+"""A trained model, used on pictures."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detengine.data.transforms import ShortestEdgeResize, transform_sample
+from detengine.engine.model_mode import model_mode
+from detengine.structures.batch import Sample
+from detengine.structures.prediction import Prediction
+
+if TYPE_CHECKING:
+    from detengine.config.schema import Config
+
+
+class Predictor:
+    """Gives each picture's detections in its own pixels.
+
+    Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST). class_names: of
+    the labels 1..K, for those who want to read them. The model is used where it is.
+    """
+
+    def __init__(self, cfg: "Config", model: nn.Module, *, class_names: Sequence[str] = ()) -> None:
+        self.model = model
+        self.class_names = tuple(class_names)
+        self._resize = ShortestEdgeResize((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        """Detect in all pictures at once.
+
+        images: uint8[height, width, 3] each, RGB, of any sizes. Returns one Prediction a picture.
+        Raises ValueError for anything else.
+        """
+        samples = [self._sample(image, index) for index, image in enumerate(images)]
+        if not samples:
+            return []
+        device = next(self.model.parameters()).device
+        with model_mode(self.model, training=False), torch.inference_mode():
+            outputs = self.model([sample.image.to(device) for sample in samples])
+        return [
+            Prediction.from_output(output, _size_of(sample.image), np.shape(image)[:2])
+            for output, sample, image in zip(outputs, samples, images, strict=True)
+        ]
+
+    def _sample(self, image: NDArray[np.uint8], index: int) -> Sample:
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+            raise ValueError(
+                f"picture {index} is {array.dtype}{list(array.shape)}, but uint8[height, width, 3] "
+                "in RGB is expected: numpy.asarray(PIL.Image.open(path).convert('RGB')), say"
+            )
+        tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
+        return transform_sample(Sample(tensor, {}, index), [self._resize])
+
+
+def _size_of(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]

@@ -1,0 +1,260 @@
+"""The loop that trains a detector."""
+
+import datetime
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from detengine.checkpoint.checkpointer import Checkpointer
+from detengine.distributed.comm import get_rank, reduce_dict
+from detengine.engine.model_mode import model_mode
+from detengine.engine.nonfinite import NonFiniteGuard, OnNonFinite
+from detengine.monitor.metric_logger import MetricLogger
+from detengine.monitor.sinks import Sink
+from detengine.solver.ema import ModelEMA
+from detengine.solver.precision import Precision
+from detengine.structures.batch import Batch
+
+logger = logging.getLogger("detengine.trainer")
+
+
+class BatchLoader(Protocol):
+    """What `do_train` reads: (images, targets, image_ids) from `arguments["iteration"]` on.
+
+    `len()` counts the batches of the whole training, those before a resumed start included.
+    """
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Any, Any, Any]]: ...
+
+
+class StepResult(NamedTuple):
+    """losses: scalars on the device, `loss` (their sum) first. found_inf: float32[1], 1 if skipped."""
+
+    losses: dict[str, Tensor]
+    found_inf: Tensor
+
+
+def do_train(
+    model: nn.Module,
+    data_loader: BatchLoader,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    checkpointer: Checkpointer,
+    device: torch.device,
+    checkpoint_period: int,
+    arguments: dict[str, Any],
+    *,
+    precision: Precision | None = None,
+    ema: ModelEMA | None = None,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    seed: int | None = None,
+    log_period: int = 20,
+    sinks: Sequence[Sink] = (),
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    eval_period: int = 0,
+    should_stop: Callable[[], bool] | None = None,
+    on_nonfinite: OnNonFinite = "stop",
+) -> None:
+    """Train the model until the loader ends; called by all ranks.
+
+    arguments: `arguments["iteration"]` finished iterations, kept up to date; saved with each checkpoint.
+    checkpoint_period: iterations from one `model_0002500` to the next; `model_final` ends the run.
+    accumulate: batches to one optimizer step. clip_norm: the largest total norm of the gradients.
+    seed: makes iteration i's randomness a function of (seed, i, rank); None leaves it alone.
+    evaluate: gives flat metrics for the sinks, every eval_period iterations (0: never).
+    should_stop: asked after each iteration, alike on all ranks; True saves a checkpoint and returns.
+    Raises NonFiniteError, at the latest one log period later, when a loss or gradient is not finite.
+    """
+    logger.info("Start training")
+    precision = precision or Precision()
+    guard = NonFiniteGuard(on_nonfinite, gradients_may_overflow=precision.scales_loss)
+    meters = restore_meters(arguments)
+    start_iter, max_iter = arguments["iteration"], number_of_iterations(data_loader, accumulate)
+    start_time = end = time.perf_counter()
+    with model_mode(model, training=True):
+        for iteration, batches in enumerate(windows(data_loader, accumulate), start_iter + 1):
+            data_seconds = time.perf_counter() - end
+            seed_iteration(seed, iteration, device)
+            lr = optimizer.param_groups[0]["lr"]
+            step = train_step(
+                model, batches, optimizer, scheduler, device, precision, ema=ema, clip_norm=clip_norm
+            )
+            arguments["iteration"] = iteration
+            guard.record(iteration, lr, batches, step.losses, step.found_inf)
+            meters.update(**step.losses, time=time.perf_counter() - end, data=data_seconds)
+            end = time.perf_counter()
+            stop = should_stop is not None and should_stop()
+            if stop or iteration == max_iter or iteration % log_period == 0:
+                guard.check()
+                meters.reduce_across_ranks()
+                log_progress(meters, iteration, max_iter, lr, device, sinks)
+            if stop or iteration % checkpoint_period == 0:
+                guard.check()
+                save_checkpoint(checkpointer, f"model_{iteration:07d}", arguments, meters)
+            if evaluate is not None and eval_period > 0 and iteration % eval_period == 0:
+                guard.check()
+                write_to_sinks(sinks, iteration, evaluate())
+            if stop:
+                break
+    if arguments["iteration"] == max_iter:
+        save_checkpoint(checkpointer, "model_final", arguments, meters)
+    log_total_time(time.perf_counter() - start_time, arguments["iteration"] - start_iter)
+
+
+def train_step(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    device: torch.device,
+    precision: Precision,
+    *,
+    ema: ModelEMA | None = None,
+    clip_norm: float | None = None,
+) -> StepResult:
+    """Forward, backward, optimizer and learning-rate step over one window of micro-batches.
+
+    The gradient is the mean over the micro-batches: 2 batches of 2 count as one batch of 4 wherever
+    the loss is a mean over images. Nothing is read back from the device.
+    """
+    optimizer.zero_grad()
+    totals: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches, start=1):
+        images, targets, _ = batch.to(device)
+        with gradients_synchronized(model, when=number == len(batches)):
+            with precision.autocast(device):
+                losses = model(images, targets)
+            losses = {"loss": sum(losses.values()), **losses}
+            if len(batches) > 1:
+                losses = {name: loss / len(batches) for name, loss in losses.items()}
+            precision.backward(losses["loss"])
+        for name, loss in losses.items():
+            totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
+    found_inf = precision.step(optimizer, clip_norm)
+    scheduler.step()
+    if ema is not None:
+        ema.update()
+    return StepResult(totals, found_inf)
+
+
+def reduce_loss_dict(loss_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of each loss over all ranks, meaningful on rank 0; one collective, on all ranks.
+
+    For loops of one's own; `do_train` reduces only what it prints, at its log lines.
+    """
+    with torch.no_grad():
+        return reduce_dict(loss_dict, average=True)
+
+
+def number_of_iterations(data_loader: BatchLoader, accumulate: int) -> int:
+    """Optimizer steps in the whole training. Raises ValueError if the last window were partial."""
+    batches = len(data_loader)
+    if accumulate < 1 or batches % accumulate:
+        raise ValueError(
+            f"accumulate is {accumulate}, but the loader has {batches} batches, which is not a "
+            "multiple of it: the last step would be smaller than the others. Choose a divisor, or a "
+            "loader of a fitting length."
+        )
+    return batches // accumulate
+
+
+def windows(data_loader: BatchLoader, accumulate: int) -> Iterator[list[Batch]]:
+    """The batches of one optimizer step after those of the other."""
+    batches = iter(data_loader)
+    while window := [Batch(*batch) for batch in islice(batches, accumulate)]:
+        yield window
+
+
+def seed_iteration(seed: int | None, iteration: int, device: torch.device) -> None:
+    """Make the randomness of one iteration a function of (seed, iteration, rank).
+
+    Only the default generator of the training's device is set: it costs a microsecond, where
+    `torch.manual_seed` visits every device.
+    """
+    if seed is None:
+        return
+    mixed = seed
+    for value in (iteration, get_rank()):  # two steps of Knuth's 64-bit linear congruence
+        mixed = (mixed * 6364136223846793005 + value + 1442695040888963407) % 2**63
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(mixed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(mixed)
+    else:
+        torch.default_generator.manual_seed(mixed)
+
+
+def gradients_synchronized(model: nn.Module, *, when: bool) -> AbstractContextManager[Any]:
+    """Lets DistributedDataParallel average the gradients in a window's last micro-batch only."""
+    if isinstance(model, DistributedDataParallel) and not when:
+        return model.no_sync()
+    return nullcontext()
+
+
+def restore_meters(arguments: Mapping[str, Any]) -> MetricLogger:
+    """The meters of a resumed run, or new ones."""
+    meters = MetricLogger(delimiter="  ")
+    if "meters" in arguments:
+        meters.load_state_dict(arguments["meters"])
+    return meters
+
+
+def save_checkpoint(
+    checkpointer: Checkpointer, name: str, arguments: dict[str, Any], meters: MetricLogger
+) -> None:
+    """Save the run as it is, its meters included."""
+    arguments["meters"] = meters.state_dict()
+    checkpointer.save(name, **arguments)
+
+
+def log_progress(
+    meters: MetricLogger,
+    iteration: int,
+    max_iter: int,
+    lr: float,
+    device: torch.device,
+    sinks: Sequence[Sink],
+) -> None:
+    """The training line, and its numbers to the sinks."""
+    memory = max_memory_mb(device)
+    eta_seconds = meters.time.global_avg * (max_iter - iteration)
+    eta = str(datetime.timedelta(seconds=int(eta_seconds)))
+    parts = [f"eta: {eta}", f"iter: {iteration}", str(meters), f"lr: {lr:.6f}", f"max mem: {memory:.0f}"]
+    logger.info(meters.delimiter.join(parts))
+    metrics = {f"train/{name}": meter.avg for name, meter in meters.meters.items()}
+    write_to_sinks(sinks, iteration, metrics | {"train/lr": lr, "train/max_mem": memory})
+
+
+def write_to_sinks(sinks: Sequence[Sink], iteration: int, metrics: Mapping[str, float]) -> None:
+    for sink in sinks:
+        sink.write(iteration, metrics)
+
+
+def max_memory_mb(device: torch.device) -> float:
+    """The peak of the memory in use, in MiB: the accelerator's, or on a CPU the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def log_total_time(seconds: float, iterations: int) -> None:
+    """The closing line: what this run took, and each of the iterations that it did itself."""
+    total = str(datetime.timedelta(seconds=round(seconds)))
+    logger.info("Total training time: %s (%.4f s / it)", total, seconds / max(iterations, 1))
