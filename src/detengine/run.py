@@ -29,7 +29,7 @@ from detengine.engine.trainer import do_train
 from detengine.evaluation.predictions_file import load_predictions
 from detengine.evaluation.result import EvaluationResult
 from detengine.modeling.build import build_detection_model
-from detengine.monitor.logs import setup_logging
+from detengine.monitor.logs import logging_to
 from detengine.monitor.progress import track
 from detengine.monitor.sinks import JsonlSink
 from detengine.report.pictures import write_pictures
@@ -67,7 +67,13 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     """
     device = start_distributed(cfg.MODEL.DEVICE)
     folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
-    setup_logging(folder)
+    with logging_to(folder):
+        return _train(cfg, folder, device, resume=resume, skip_test=skip_test)
+
+
+def _train(
+    cfg: Config, folder: Path, device: torch.device, *, resume: bool, skip_test: bool
+) -> RunResult:
     datasets = build_datasets(cfg, cfg.DATASETS.TRAIN)
     class_names = datasets[0].class_names
     test_sets = build_datasets(cfg, () if skip_test else cfg.DATASETS.TEST, class_names)
@@ -124,12 +130,16 @@ def evaluate(cfg: Config, weights: str | Path) -> Results:
     Its averaged weights (EMA) are taken where it has them, its class names, and nothing else.
     Results, predictions and pictures go to OUTPUT_DIR. Raises as `train` does.
     """
-    device = start_distributed(cfg.MODEL.DEVICE)
-    folder = make_output_folder(cfg.OUTPUT_DIR)
-    setup_logging(folder)
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
-    class_names = load_file(Path(weights)).get("categories") or None
+    device = start_distributed(cfg.MODEL.DEVICE)
+    folder = make_output_folder(cfg.OUTPUT_DIR)
+    with logging_to(folder):
+        return _evaluate(cfg, Path(weights), folder, device)
+
+
+def _evaluate(cfg: Config, weights: Path, folder: Path, device: torch.device) -> Results:
+    class_names = load_file(weights).get("categories") or None
     test_sets = build_datasets(cfg, cfg.DATASETS.TEST, class_names)
     class_names = test_sets[0].class_names
     cfg = with_num_classes(cfg, class_names)
@@ -180,7 +190,9 @@ def score(
         )
         if is_main_process() and cfg.TEST.PICTURES:
             pictures = make_output_folder(folder / "pictures" / dataset.name)
-            paths = write_pictures(dataset, load_predictions(predictions), pictures, cfg.TEST.PICTURES)
+            paths = write_pictures(
+                dataset, load_predictions(predictions), pictures, cfg.TEST.PICTURES
+            )
             logger.info("pictures, truth beside prediction: %s", paths[0])
     if is_main_process():
         write_results(results, folder)
@@ -198,7 +210,7 @@ def flat(results: Results) -> dict[str, float]:
 
 
 def with_num_classes(cfg: Config, class_names: Sequence[str]) -> Config:
-    """The configuration with MODEL.ROI_BOX_HEAD.NUM_CLASSES taken from the data if it is not set."""
+    """The configuration, MODEL.ROI_BOX_HEAD.NUM_CLASSES taken from the data if it is not set."""
     if cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES is not None:
         return cfg
     return replace(cfg, {"MODEL.ROI_BOX_HEAD.NUM_CLASSES": len(class_names) + 1})
@@ -239,7 +251,10 @@ def is_distributed() -> bool:
 
 
 def prepare_output_folder(path: str | Path, *, resume: bool) -> Path:
-    """The run's folder, made if need be. Raises FileExistsError if a run is in it that is not resumed."""
+    """The run's folder, made if need be.
+
+    Raises FileExistsError if it holds a run that is not to be resumed.
+    """
     folder = make_output_folder(path)
     synchronize()
     if not resume and (folder / "last_checkpoint").exists():

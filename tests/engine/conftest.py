@@ -128,7 +128,7 @@ def make_evaluation_loader() -> Callable[..., ToyEvaluationLoader]:
 @pytest.fixture
 def make_sgd() -> Callable[[nn.Module], torch.optim.Optimizer]:
     def make(model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+        return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
 
     return make
 

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detengine.engine.nonfinite import NonFiniteError
-from detengine.engine.trainer import do_train, reduce_loss_dict, train_step
+from detengine.engine.trainer import do_train, make_skipping_safe, reduce_loss_dict, train_step
 from detengine.monitor.metric_logger import MetricLogger
 from detengine.solver.ema import ModelEMA
 from detengine.solver.precision import Precision
@@ -136,6 +136,17 @@ def test_a_non_finite_first_step_leaves_no_trace_and_names_its_images(run, make_
         run(make_loader(40))
     for parameter, value in zip(detector.parameters(), before, strict=True):
         assert torch.equal(parameter, value)
+
+
+def test_momentum_is_zero_after_a_skipped_first_step(detector, make_loader, make_sgd):
+    optimizer = make_sgd(detector)
+    make_skipping_safe(optimizer)
+    batch = next(iter(make_loader(1)))
+    detector.weight.data.fill_(float("inf"))
+    schedule = LambdaLR(optimizer, lambda _: 1.0)
+    step = train_step(detector, [batch], optimizer, schedule, CPU, Precision())
+    assert step.found_inf.item() == 1
+    assert all(not state["momentum_buffer"].any() for state in optimizer.state.values())
 
 
 def test_no_checkpoint_is_saved_after_a_non_finite_step(run, make_loader, detector, tmp_path):

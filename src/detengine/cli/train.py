@@ -14,7 +14,7 @@ from detengine.run import evaluate, train
 def train_from_file(
     config_file: Path, overrides: Sequence[str], resume: bool, skip_test: bool
 ) -> None:
-    """`detengine train`. Ends with exit code 3 or 75 where an expectation is missed or it was stopped."""
+    """`detengine train`. Exit code 3: an expected result was missed; 75: stopped, resumable."""
     cfg = load_config(config_file, overrides)
     try:
         result = train(cfg, resume=resume, skip_test=skip_test)
@@ -22,7 +22,9 @@ def train_from_file(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
     if not result.finished:
-        typer.echo(f"Stopped. To go on: detengine train -c {config_file} --resume ...", err=True)
+        folder = result.output_folder
+        command = f"detengine train -c {folder / 'config.yaml'} --resume"
+        typer.echo(f"Stopped, and saved in {folder}. To go on: {command}", err=True)
         raise typer.Exit(EXIT_STOPPED)
 
 

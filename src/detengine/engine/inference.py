@@ -1,7 +1,7 @@
 """The loop that runs a detector over a data set, and scores it."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,8 +60,8 @@ def inference(
 ) -> EvaluationResult:
     """Run the model over a data set, score it, and give the result; called by all ranks.
 
-    Each rank scores its own images as they come and keeps the matches only. output_folder: where the
-    predictions are stored, one file for each rank; None keeps nothing.
+    Each rank scores its own images as they come and keeps the matches only. output_folder: where
+    the predictions are stored, one file for each rank; None keeps nothing.
     Raises ExpectedResultsError if an expected result is missed, and ValueError if an image of the
     data set was not predicted, or twice.
     """
@@ -101,11 +101,11 @@ def compute_on_dataset(
     device: torch.device,
     *,
     timer: Timer | None = None,
-) -> Iterator[tuple[int, Prediction]]:
+) -> Generator[tuple[int, Prediction]]:
     """Each image's id and prediction on the CPU, in the pixels of the stored image.
 
-    The model is in evaluation mode until the iterator ends or is closed. timer: measures the model's
-    part, waiting for the device after each batch.
+    The model is in evaluation mode until the iterator ends or is closed. timer: measures the
+    model's part, waiting for the device after each batch.
     """
     with model_mode(model, training=False):
         for batch in data_loader:
@@ -159,8 +159,8 @@ def image_sizes(target: Any, image_id: int) -> tuple[tuple[int, int], tuple[int,
         if key not in target:
             raise ValueError(
                 f"image {image_id}: its target has no {key!r}. In evaluation each target carries "
-                "image_size and original_size, int64[2] as (height, width), so that predictions can "
-                "be given in the pixels of the stored image; add both in the data set."
+                "image_size and original_size, int64[2] as (height, width), so that predictions "
+                "can be given in the pixels of the stored image; add both in the data set."
             )
     image_height, image_width = target["image_size"].tolist()
     height, width = target["original_size"].tolist()

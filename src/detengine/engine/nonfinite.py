@@ -66,8 +66,8 @@ class NonFiniteGuard:
                 "training stopped at a loss or gradient that is not finite; the step was not "
                 "applied, and no checkpoint holds its effect.\n  "
                 + "\n  ".join(reports[:10])
-                + "\nLook at these images' annotations, lower SOLVER.BASE_LR, lengthen the warm-up, "
-                "set SOLVER.CLIP_NORM, or go on without such steps by SOLVER.ON_NONFINITE skip."
+                + "\nLook at these images' annotations, lower SOLVER.BASE_LR, warm up longer, "
+                "set SOLVER.CLIP_NORM, or go on without such steps: SOLVER.ON_NONFINITE skip."
             )
         for report in reports:
             logger.warning("step skipped: %s", report)

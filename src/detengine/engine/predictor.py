@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Predictor:
     """Gives each picture's detections in its own pixels.
 
-    Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST). class_names: of
-    the labels 1..K, for those who want to read them. The model is used where it is.
+    Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST). class_names:
+    of the labels 1..K, for those who want to read them. The model is used where it is.
     """
 
     def __init__(self, cfg: "Config", model: nn.Module, *, class_names: Sequence[str] = ()) -> None:

@@ -23,7 +23,8 @@ from detengine.engine.nonfinite import NonFiniteGuard, OnNonFinite
 from detengine.monitor.metric_logger import MetricLogger
 from detengine.monitor.sinks import Sink
 from detengine.solver.ema import ModelEMA
-from detengine.solver.precision import Precision
+from detengine.solver.optimizers import start_momentum_at_zero
+from detengine.solver.precision import Precision, can_skip
 from detengine.structures.batch import Batch
 
 logger = logging.getLogger("detengine.trainer")
@@ -40,7 +41,7 @@ class BatchLoader(Protocol):
 
 
 class StepResult(NamedTuple):
-    """losses: scalars on the device, `loss` (their sum) first. found_inf: float32[1], 1 if skipped."""
+    """losses: scalars on the device, `loss` (their sum) first. found_inf: 1 if it was skipped."""
 
     losses: dict[str, Tensor]
     found_inf: Tensor
@@ -70,15 +71,17 @@ def do_train(
 ) -> None:
     """Train the model until the loader ends; called by all ranks.
 
-    arguments: `arguments["iteration"]` finished iterations, kept up to date; saved with each checkpoint.
+    arguments: `arguments["iteration"]` finished iterations, kept up to date; saved in checkpoints.
     checkpoint_period: iterations from one `model_0002500` to the next; `model_final` ends the run.
     accumulate: batches to one optimizer step. clip_norm: the largest total norm of the gradients.
     seed: makes iteration i's randomness a function of (seed, i, rank); None leaves it alone.
     evaluate: gives flat metrics for the sinks, every eval_period iterations (0: never).
-    should_stop: asked after each iteration, alike on all ranks; True saves a checkpoint and returns.
-    Raises NonFiniteError, at the latest one log period later, when a loss or gradient is not finite.
+    should_stop: asked after each iteration, alike on all ranks; True saves and returns.
+    Raises NonFiniteError, at the latest one log period later, at a loss or gradient that is not
+    finite.
     """
     logger.info("Start training")
+    make_skipping_safe(optimizer)
     precision = precision or Precision()
     guard = NonFiniteGuard(on_nonfinite, gradients_may_overflow=precision.scales_loss)
     meters = restore_meters(arguments)
@@ -90,12 +93,18 @@ def do_train(
             seed_iteration(seed, iteration, device)
             lr = optimizer.param_groups[0]["lr"]
             step = train_step(
-                model, batches, optimizer, scheduler, device, precision, ema=ema, clip_norm=clip_norm
+                model,
+                batches,
+                optimizer,
+                scheduler,
+                device,
+                precision,
+                ema=ema,
+                clip_norm=clip_norm,
             )
             arguments["iteration"] = iteration
             guard.record(iteration, lr, batches, step.losses, step.found_inf)
             meters.update(**step.losses, time=time.perf_counter() - end, data=data_seconds)
-            end = time.perf_counter()
             stop = should_stop is not None and should_stop()
             if stop or iteration == max_iter or iteration % log_period == 0:
                 guard.check()
@@ -109,6 +118,7 @@ def do_train(
                 write_to_sinks(sinks, iteration, evaluate())
             if stop:
                 break
+            end = time.perf_counter()
     if arguments["iteration"] == max_iter:
         save_checkpoint(checkpointer, "model_final", arguments, meters)
     log_total_time(time.perf_counter() - start_time, arguments["iteration"] - start_iter)
@@ -159,14 +169,25 @@ def reduce_loss_dict(loss_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return reduce_dict(loss_dict, average=True)
 
 
+def make_skipping_safe(optimizer: Optimizer) -> None:
+    """See to it that even the first step may be skipped; say so if the host has to wait for it."""
+    start_momentum_at_zero(optimizer)
+    if not can_skip(optimizer):
+        logger.warning(
+            "%s is not fused, so the host must wait in every step to learn whether it is finite; "
+            "with fused=True, on a CPU or on CUDA, it need not",
+            type(optimizer).__name__,
+        )
+
+
 def number_of_iterations(data_loader: BatchLoader, accumulate: int) -> int:
     """Optimizer steps in the whole training. Raises ValueError if the last window were partial."""
     batches = len(data_loader)
     if accumulate < 1 or batches % accumulate:
         raise ValueError(
             f"accumulate is {accumulate}, but the loader has {batches} batches, which is not a "
-            "multiple of it: the last step would be smaller than the others. Choose a divisor, or a "
-            "loader of a fitting length."
+            "multiple of it: the last step would be smaller than the others. Choose a divisor, or "
+            "a loader of a fitting length."
         )
     return batches // accumulate
 
@@ -216,7 +237,8 @@ def restore_meters(arguments: Mapping[str, Any]) -> MetricLogger:
 def save_checkpoint(
     checkpointer: Checkpointer, name: str, arguments: dict[str, Any], meters: MetricLogger
 ) -> None:
-    """Save the run as it is, its meters included."""
+    """Save the run as it is, its meters included; called by all ranks."""
+    meters.reduce_across_ranks()
     arguments["meters"] = meters.state_dict()
     checkpointer.save(name, **arguments)
 
@@ -233,7 +255,13 @@ def log_progress(
     memory = max_memory_mb(device)
     eta_seconds = meters.time.global_avg * (max_iter - iteration)
     eta = str(datetime.timedelta(seconds=int(eta_seconds)))
-    parts = [f"eta: {eta}", f"iter: {iteration}", str(meters), f"lr: {lr:.6f}", f"max mem: {memory:.0f}"]
+    parts = [
+        f"eta: {eta}",
+        f"iter: {iteration}",
+        str(meters),
+        f"lr: {lr:.6f}",
+        f"max mem: {memory:.0f}",
+    ]
     logger.info(meters.delimiter.join(parts))
     metrics = {f"train/{name}": meter.avg for name, meter in meters.meters.items()}
     write_to_sinks(sinks, iteration, metrics | {"train/lr": lr, "train/max_mem": memory})

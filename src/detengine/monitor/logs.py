@@ -1,6 +1,8 @@
 """The log of a run: its lines on the console and in `log.txt`."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +28,16 @@ class ConsoleHandler(logging.Handler):
             console().out(self.format(record), highlight=False)
         except Exception:  # logging's own rule: a line that fails must not stop the run
             self.handleError(record)
+
+
+@contextmanager
+def logging_to(output_folder: str | Path | None) -> Iterator[None]:
+    """`setup_logging` for the length of a block."""
+    setup_logging(output_folder)
+    try:
+        yield
+    finally:
+        close_logging()
 
 
 def setup_logging(output_folder: str | Path | None) -> None:

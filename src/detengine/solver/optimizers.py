@@ -40,16 +40,24 @@ def parameter_groups(
 
 
 def sgd(groups: ParameterGroups, *, momentum: float) -> Optimizer:
-    """SGD whose momentum begins at zero.
-
-    torch makes the momentum in the first step, and leaves it uninitialised if that one is skipped
-    on the device. From zeros the first step comes out the same, to the bit.
-    """
+    """SGD whose momentum begins at zero (`start_momentum_at_zero`)."""
     optimizer = torch.optim.SGD(groups, momentum=momentum, fused=_can_be_fused(groups))
-    if momentum:
-        for parameter in _parameters(groups):
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    start_momentum_at_zero(optimizer)
     return optimizer
+
+
+def start_momentum_at_zero(optimizer: Optimizer) -> None:
+    """Give torch's SGD the momentum that it has not made yet; of other optimizers change nothing.
+
+    torch makes it in the first step, and leaves it uninitialised if that one is skipped on the
+    device. From zeros the first step comes out the same to the bit.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def adamw(groups: ParameterGroups, *, betas: tuple[float, float]) -> Optimizer:
