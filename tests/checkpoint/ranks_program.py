@@ -19,8 +19,11 @@ start_distributed("cpu")
 torch.manual_seed(0)
 model = DistributedDataParallel(nn.Linear(2, 3))
 Checkpointer(model, save_dir=folder).save("wrapped", rank=comm.get_rank())
+checkpointer = Checkpointer(model, save_dir=folder / "gone")
+if comm.is_main_process():
+    (folder / "gone").rmdir()
 try:
-    Checkpointer(model, save_dir=folder / "gone").save("lost")
+    checkpointer.save("lost")
     outcome = "saved"
 except Exception as error:
     outcome = f"{type(error).__name__}: {error}"

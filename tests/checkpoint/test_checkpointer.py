@@ -98,7 +98,6 @@ def test_a_checkpoint_holds_the_entries_that_the_format_fixes(tmp_path: Path) ->
 
 def test_last_checkpoint_holds_a_relative_name_so_that_the_folder_can_move(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
-    (tmp_path / "a").mkdir()
     assert not run.has_checkpoint()
     run.save("model_0000001", iteration=1)
     run.save("model_0000002", iteration=2)
@@ -265,13 +264,20 @@ def test_the_wrapper_of_torch_compile_is_not_in_the_saved_names(tmp_path: Path) 
     assert list(load_file(tmp_path / "x.pth")["model"]) == names
 
 
+def test_the_folder_is_made_at_the_start_and_not_after_the_training(tmp_path: Path) -> None:
+    make_run(tmp_path / "new" / "run")
+    assert (tmp_path / "new" / "run").is_dir()
+
+
 def test_a_checkpoint_that_cannot_be_written_is_an_error_and_not_the_last(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.save("good", iteration=1)
     with pytest.raises(TypeError, match=r"\['meters'\] is a builtins\.object"):
         run.save("bad", meters=object())
+    vanished = make_run(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        make_run(tmp_path / "gone").save("x")
+        vanished.save("x")
     assert run.get_checkpoint_file().name == "good.pth"
 
 

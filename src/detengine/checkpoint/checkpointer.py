@@ -33,8 +33,9 @@ class Checkpointer:
 
     A file holds `{format, model, optimizer, scheduler, precision, ema, categories, config}`, None
     for what there is not, and the arguments of `save`. The model's names are those of the user's
-    own module, whatever wraps it. save_dir "" saves nothing. save_to_disk: whether this rank
-    writes; None is rank 0 only. class_names: of labels 1, 2, ...; config: the run's, as YAML.
+    own module, whatever wraps it. save_dir is made if need be; "" saves nothing. save_to_disk:
+    whether this rank writes; None is rank 0 only. class_names: of labels 1, 2, ...; config: the
+    run's, as YAML.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Checkpointer:
         self.ema = ema
         self.save_dir = Path(save_dir) if save_dir else None
         self.save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
+        if self.save_dir is not None and self.save_to_disk:
+            self.save_dir.mkdir(parents=True, exist_ok=True)  # now, and not after hours of training
         self.logger = logger or logging.getLogger("detengine.checkpoint")
         self.class_names = list(class_names)
         self.config = config

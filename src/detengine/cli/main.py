@@ -125,9 +125,9 @@ def message_of(error: Exception) -> str:
 
 def main() -> None:
     """Run a command. A mistake of the user's is one paragraph; --debug shows where it was found."""
-    # OpenMP's threads wait in a busy loop, so that anything else on their cores holds a step up for
-    # seconds. A step of the demo on two cores, beside one busy process: 2.6 s by default, 0.6 s with
-    # this; alone 0.23 s and 0.25 s.
+    # OpenMP's threads wait in a busy loop, so that anything else on their cores holds a step up
+    # for seconds. A step of the demo on two cores, beside one busy process: 2.6 s by default,
+    # 0.6 s with this; alone 0.23 s and 0.25 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
