@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from detengine import __version__
+
 EXIT_ERROR, EXIT_EXPECTATION_MISSED, EXIT_STOPPED = 1, 3, 75
 
 app = typer.Typer(
@@ -34,9 +36,19 @@ Overrides = Annotated[
 WITH_OVERRIDES = {"ignore_unknown_options": True}
 
 
+def print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"detengine {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=print_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Train and score object detectors and instance segmenters."""
 
