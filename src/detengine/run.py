@@ -26,6 +26,7 @@ from detengine.engine.inference import inference
 from detengine.engine.predictor import Predictor
 from detengine.engine.stopping import stop_on_signals
 from detengine.engine.trainer import do_train
+from detengine.evaluation.expected import check_expected_results
 from detengine.evaluation.predictions_file import load_predictions
 from detengine.evaluation.result import EvaluationResult
 from detengine.modeling.build import build_detection_model
@@ -115,12 +116,13 @@ def _train(
             log_period=cfg.SOLVER.LOG_PERIOD,
             sinks=[sink] if is_main_process() else [],
             evaluate=lambda: flat(scores_after(arguments["iteration"])),
-            eval_period=cfg.SOLVER.TEST_PERIOD,
+            eval_period=cfg.SOLVER.TEST_PERIOD if test_sets else 0,
             should_stop=None if is_distributed() else should_stop,
             on_nonfinite=cfg.SOLVER.ON_NONFINITE,
         )
         finished = arguments["iteration"] == cfg.SOLVER.MAX_ITER
-        results = scores_after(cfg.SOLVER.MAX_ITER) if finished else {}
+        results = scores_after(cfg.SOLVER.MAX_ITER) if finished and test_sets else {}
+    check_expectations(cfg, results)
     return RunResult(model, results, folder, finished)
 
 
@@ -145,7 +147,9 @@ def _evaluate(cfg: Config, weights: Path, folder: Path, device: torch.device) ->
     cfg = with_num_classes(cfg, class_names)
     model = build_detection_model(cfg).to(device)
     DetectronCheckpointer(cfg, model, class_names=class_names).load(weights)
-    return score(cfg, model, test_sets, folder, device)
+    results = score(cfg, model, test_sets, folder, device)
+    check_expectations(cfg, results)
+    return results
 
 
 def load(run_folder: str | Path, *, device: str = "auto") -> Predictor:
@@ -184,8 +188,6 @@ def score(
             dataset.name,
             iou_types,
             device=device,
-            expected_results=cfg.TEST.EXPECTED_RESULTS,
-            expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
             output_folder=predictions,
         )
         if is_main_process() and cfg.TEST.PICTURES:
@@ -198,6 +200,17 @@ def score(
         write_results(results, folder)
     synchronize()
     return results
+
+
+def check_expectations(cfg: Config, results: Results) -> None:
+    """Hold the final results against TEST.EXPECTED_RESULTS, when all of them are written.
+
+    Not on the way: early in a training nothing is as expected. Raises ExpectedResultsError.
+    """
+    for result in results.values():
+        check_expected_results(
+            result, cfg.TEST.EXPECTED_RESULTS, cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL
+        )
 
 
 def flat(results: Results) -> dict[str, float]:
