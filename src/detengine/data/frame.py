@@ -12,13 +12,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from detengine.structures.masks import Affine
+from detengine.structures.masks import IDENTITY, Affine, compose
 
 
 class Frame(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision has no types
-    """float64[6], a map (a, b, c, d, e, f) from the current image's points to the stored image's.
+    """float64[4], the `Affine` from the current image's points to the stored image's.
 
-    As in RunLengthMasks: x' = a x + b y + c, y' = d x + e y + f, in continuous coordinates.
     canvas_size: (height, width) of the current image.
     """
 
@@ -27,8 +26,7 @@ class Frame(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision has no ty
     @classmethod
     def of(cls, canvas_size: tuple[int, int]) -> "Frame":
         """The frame of an image that nothing has been done to."""
-        identity = torch.tensor([1, 0, 0, 0, 1, 0], dtype=torch.float64)
-        return cls.wrap(identity, canvas_size=canvas_size)
+        return cls.wrap(torch.tensor(IDENTITY, dtype=torch.float64), canvas_size=canvas_size)
 
     @classmethod
     def wrap(
@@ -45,29 +43,18 @@ class Frame(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision has no ty
         return frame
 
     def affine(self) -> Affine:
-        a, b, c, d, e, f = self.tolist()
-        return (a, b, c, d, e, f)
+        scale_x, shift_x, scale_y, shift_y = self.tolist()
+        return (scale_x, shift_x, scale_y, shift_y)
 
     def is_mirrored(self) -> bool:
         """Whether left and right have changed places: after one flip, not after two."""
-        a, b, _, d, e, _ = self.affine()
-        return a * e - b * d < 0
+        scale_x, _, scale_y, _ = self.affine()
+        return scale_x * scale_y < 0
 
-    def _moved(
-        self, scale: tuple[float, float], shift: tuple[float, float], size: tuple[int, int]
-    ) -> "Frame":
-        """The frame of a new image whose point (x, y) is the current (x * scale + shift)."""
-        a, b, c, d, e, f = self.affine()
-        (scale_x, scale_y), (x, y) = scale, shift
-        moved = (
-            a * scale_x,
-            b * scale_y,
-            a * x + b * y + c,
-            d * scale_x,
-            e * scale_y,
-            d * x + e * y + f,
-        )
-        return Frame.wrap(torch.tensor(moved, dtype=torch.float64), canvas_size=size)
+    def moved(self, to_current: Affine, size: tuple[int, int]) -> "Frame":
+        """The frame of a new image of this size. to_current maps its points to the current ones."""
+        affine = torch.tensor(compose(self.affine(), to_current), dtype=torch.float64)
+        return Frame.wrap(affine, canvas_size=size)
 
 
 @F.register_kernel("resize", Frame)  # type: ignore[untyped-decorator]
@@ -78,24 +65,22 @@ def _resize(
     no_points = tv_tensors.KeyPoints(torch.empty(0, 2), canvas_size=frame.canvas_size)
     # torchvision's own rule for one number, for None and for max_size
     new_height, new_width = F.resize(no_points, size, max_size=max_size).canvas_size
-    return frame._moved(
-        (width / new_width, height / new_height), (0.0, 0.0), (new_height, new_width)
-    )
+    return frame.moved((width / new_width, 0.0, height / new_height, 0.0), (new_height, new_width))
 
 
 @F.register_kernel("horizontal_flip", Frame)  # type: ignore[untyped-decorator]
 def _horizontal_flip(frame: Frame) -> Frame:
-    return frame._moved((-1.0, 1.0), (frame.canvas_size[1], 0.0), frame.canvas_size)
+    return frame.moved((-1.0, frame.canvas_size[1], 1.0, 0.0), frame.canvas_size)
 
 
 @F.register_kernel("vertical_flip", Frame)  # type: ignore[untyped-decorator]
 def _vertical_flip(frame: Frame) -> Frame:
-    return frame._moved((1.0, -1.0), (0.0, frame.canvas_size[0]), frame.canvas_size)
+    return frame.moved((1.0, 0.0, -1.0, frame.canvas_size[0]), frame.canvas_size)
 
 
 @F.register_kernel("crop", Frame)  # type: ignore[untyped-decorator]
 def _crop(frame: Frame, top: int, left: int, height: int, width: int) -> Frame:
-    return frame._moved((1.0, 1.0), (left, top), (height, width))
+    return frame.moved((1.0, left, 1.0, top), (height, width))
 
 
 @F.register_kernel("pad", Frame)  # type: ignore[untyped-decorator]
@@ -106,7 +91,7 @@ def _pad(
     # torchvision's own reading of one, two or four numbers
     padded = F.pad(corner, padding, padding_mode=padding_mode)
     left, top = padded[0].tolist()
-    return frame._moved((1.0, 1.0), (-left, -top), padded.canvas_size)
+    return frame.moved((1.0, -left, 1.0, -top), padded.canvas_size)
 
 
 def _refuse(frame: Frame, *_: Any, **__: Any) -> NoReturn:

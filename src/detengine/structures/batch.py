@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     image_ids: list[int]
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on the device; the sizes in the targets stay on the CPU, where they are read."""
+        """The same batch on the device; the targets' sizes stay on the CPU, where they are read."""
         return Batch(
             [image.to(device, non_blocking=True) for image in self.images],
             [{key: _move(key, value, device) for key, value in t.items()} for t in self.targets],

@@ -26,8 +26,8 @@ class Categories:
             doubled = sorted({str(value) for value in values if values.count(value) > 1})
             if doubled:
                 raise ValueError(
-                    f"{kind} {doubled[0]!r} stands twice among the categories; each must be unique, "
-                    "because labels are matched by name. Rename or remove one of them."
+                    f"{kind} {doubled[0]!r} stands twice among the categories; each must be "
+                    "unique, because labels are matched by name. Rename or remove one of them."
                 )
 
     def __len__(self) -> int:
@@ -49,14 +49,14 @@ class Categories:
 
 
 def merge_class_names(categories: Sequence[Categories]) -> tuple[str, ...]:
-    """The classes of several data sets together, each once, in the order of their first appearance."""
+    """The classes of several data sets together, each once, in order of first appearance."""
     return tuple(dict.fromkeys(name for each in categories for name in each.names))
 
 
 def raise_if_classes_unknown(
     class_names: Sequence[str], dataset: Categories, dataset_name: str
 ) -> None:
-    """Raise ValueError, with a table of both sides, if the data set has a class the model has not."""
+    """Raise ValueError, with a table of both sides, if the data set has a class the model lacks."""
     unknown = [name for name in dataset.names if name not in class_names]
     if not unknown:
         return
@@ -66,7 +66,7 @@ def raise_if_classes_unknown(
         rows.append(f"  {label:>5}  {name:<{width}}  {name if name in dataset.names else '-'}")
     rows.extend(f"  {'-':>5}  {'-':<{width}}  {name}" for name in unknown)
     raise ValueError(
-        f"{dataset_name} has {len(unknown)} of {len(dataset)} classes that the model does not know: "
-        f"{', '.join(unknown[:10])}. Classes are matched by name:\n" + "\n".join(rows) + "\n"
+        f"{dataset_name} has {len(unknown)} of {len(dataset)} classes that the model does not "
+        f"know: {', '.join(unknown[:10])}. Classes are matched by name:\n" + "\n".join(rows) + "\n"
         "Rename them in the data set, or list those to be used under DATASETS.CLASSES."
     )

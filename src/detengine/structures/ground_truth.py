@@ -51,7 +51,7 @@ class GroundTruth:
     - boxes_xywh: float64[N, 4]; areas: float64[N] (the mask's area where there is one).
     - is_crowd: bool[N]; counts as neither hit nor miss, is not trained on.
     - is_difficult: bool[N]; PASCAL VOC's flag, treated like a crowd.
-    - masks: N compressed COCO RLEs of the image's size, empty bytes for none; None if no mask at all.
+    - masks: N compressed COCO RLEs of the image's size, empty bytes for none; None if all are.
     - keypoints: float64[N, J, 3] | None, num_keypoints: int64[N] | None.
     - keypoint_names: J names, empty where the file gives none.
     """

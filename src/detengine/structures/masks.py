@@ -9,10 +9,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-Affine = tuple[float, float, float, float, float, float]
-"""(a, b, c, d, e, f): x' = a x + b y + c, y' = d x + e y + f."""
+Affine = tuple[float, float, float, float]
+"""(scale_x, shift_x, scale_y, shift_y): x' = scale_x x + shift_x, y' = scale_y y + shift_y."""
 
-_IDENTITY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+IDENTITY: Affine = (1.0, 0.0, 1.0, 0.0)
+
+
+def compose(outer: Affine, inner: Affine) -> Affine:
+    """The map that does `inner` first: composed(x) = outer(inner(x))."""
+    scale_x, shift_x, scale_y, shift_y = outer
+    return (
+        scale_x * inner[0],
+        scale_x * inner[1] + shift_x,
+        scale_y * inner[2],
+        scale_y * inner[3] + shift_y,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +42,11 @@ class RunLengthMasks:
     offsets: Tensor
     stored_size: tuple[int, int]
     size: tuple[int, int]
-    to_stored: Affine = _IDENTITY
+    to_stored: Affine = IDENTITY
 
     @classmethod
     def from_counts(cls, counts: list[Tensor], size: tuple[int, int]) -> "RunLengthMasks":
-        """From the run lengths of each mask. counts: N tensors int64[runs], each with the sum h * w."""
+        """From the run lengths of each mask. counts: N tensors int64[runs] that sum to h * w."""
         pixels = size[0] * size[1]
         for index, runs in enumerate(counts):
             if int(runs.sum()) != pixels or (len(runs) and int(runs.min()) < 0):
@@ -74,23 +85,11 @@ class RunLengthMasks:
 
     def pin_memory(self) -> "RunLengthMasks":
         """Called by DataLoader(pin_memory=True)."""
-        return replace(
-            self, run_ends=self.run_ends.pin_memory(), offsets=self.offsets.pin_memory()
-        )
+        return replace(self, run_ends=self.run_ends.pin_memory(), offsets=self.offsets.pin_memory())
 
     def transformed(self, size: tuple[int, int], to_previous: Affine) -> "RunLengthMasks":
         """The same masks in a new image. to_previous maps its coordinates to the current ones."""
-        a, b, c, d, e, f = self.to_stored
-        p, q, r, s, t, u = to_previous
-        affine = (
-            a * p + b * s,
-            a * q + b * t,
-            a * r + b * u + c,
-            d * p + e * s,
-            d * q + e * t,
-            d * r + e * u + f,
-        )
-        return replace(self, size=size, to_stored=affine)
+        return replace(self, size=size, to_stored=compose(self.to_stored, to_previous))
 
     def contains(self, mask_index: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Whether points lie inside their masks; outside of the stored image none does.
@@ -99,14 +98,13 @@ class RunLengthMasks:
         Returns bool of the broadcast shape. Reads nothing back from the device.
         """
         height, width = self.stored_size
-        a, b, c, d, e, f = self.to_stored
-        column = (a * x + b * y + c).floor()
-        row = (d * x + e * y + f).floor()
-        on_image = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        pixel = column.clamp(0, width - 1).long() * height + row.clamp(0, height - 1).long()
-        position = (mask_index * (height * width) + pixel).contiguous()
-        run = torch.searchsorted(self.run_ends, position, right=True)
-        return ((run - self.offsets[mask_index]) % 2 == 1) & on_image
+        scale_x, shift_x, scale_y, shift_y = self.to_stored
+        column, on_columns = _pixels(x * scale_x + shift_x, width)
+        row, on_rows = _pixels(y * scale_y + shift_y, height)
+        position = mask_index * (height * width) + column * height + row
+        run = torch.searchsorted(self.run_ends, position.contiguous(), right=True)
+        is_inside = ((run - self.offsets[mask_index]) & 1).bool()
+        return is_inside & on_columns & on_rows
 
     def crop_and_resize(self, mask_index: Tensor, boxes_xyxy: Tensor, side: int) -> Tensor:
         """The part of each mask inside its box, at side x side: a mask head's targets.
@@ -120,9 +118,10 @@ class RunLengthMasks:
         x1, y1, x2, y2 = (coordinate[:, None] for coordinate in boxes_xyxy.unbind(1))
         x = (x1 + (x2 - x1) * fractions)[:, None, :]
         y = (y1 + (y2 - y1) * fractions)[:, :, None]
-        points = self.contains(mask_index[:, None, None], x, y)
-        bins = points.view(-1, side, 2, side, 2).sum(dim=(2, 4))
-        return (bins >= 2).to(boxes_xyxy.dtype)
+        points = self.contains(mask_index[:, None, None], x, y).view(torch.uint8)
+        of_rows = points[:, ::2] + points[:, 1::2]  # a tenth of the time of sum() over views
+        of_bins = of_rows[:, :, ::2] + of_rows[:, :, 1::2]
+        return (of_bins >= 2).to(boxes_xyxy.dtype)
 
     def dense(self) -> Tensor:
         """uint8[N, H, W] of the current image, each pixel looked up at its centre."""
@@ -132,14 +131,16 @@ class RunLengthMasks:
         first = torch.repeat_interleave(self.offsets[:-1], self.offsets.diff())
         stored = torch.repeat_interleave(((count - first) % 2).to(torch.uint8), runs)
         stored = stored.view(len(self), width, height)
-        a, b, c, d, e, f = self.to_stored
-        if b != 0 or d != 0:
-            raise ValueError(
-                "dense() follows resizing, flipping and cropping only, "
-                f"but this image was rotated or sheared: {self.to_stored}"
-            )
-        column = (a * (torch.arange(self.size[1], device=runs.device) + 0.5) + c).floor().long()
-        row = (e * (torch.arange(self.size[0], device=runs.device) + 0.5) + f).floor().long()
-        picture = stored[:, column.clamp(0, width - 1)][:, :, row.clamp(0, height - 1)]
-        inside = ((column >= 0) & (column < width))[:, None] & ((row >= 0) & (row < height))
-        return (picture * inside).transpose(1, 2).contiguous()
+        scale_x, shift_x, scale_y, shift_y = self.to_stored
+        x = torch.arange(self.size[1], device=runs.device) + 0.5
+        y = torch.arange(self.size[0], device=runs.device) + 0.5
+        column, on_columns = _pixels(x * scale_x + shift_x, width)
+        row, on_rows = _pixels(y * scale_y + shift_y, height)
+        picture = stored[:, column][:, :, row] * (on_columns[:, None] & on_rows)
+        return picture.transpose(1, 2).contiguous()
+
+
+def _pixels(coordinates: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """int64, the nearest of `length` pixels in a row; bool, whether the coordinate is on it."""
+    pixel = coordinates.floor()
+    return pixel.clamp(0, length - 1).long(), (pixel >= 0) & (pixel < length)
