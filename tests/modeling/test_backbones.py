@@ -52,7 +52,7 @@ def test_the_pyramid_has_one_level_of_the_given_width_for_each_stride(strides, s
 
 
 @pytest.mark.parametrize(
-    ("count", "frozen"), [(0, set()), (1, {"conv1"}), (2, {"conv1", "layer1"})]
+    ("count", "frozen"), [(-1, set()), (0, set()), (1, {"conv1"}), (2, {"conv1", "layer1"})]
 )
 def test_freezing_stops_the_first_parts(count, frozen):
     body = ResNet(RESNET_DEPTHS[18], 4, FROZEN, stem_channels=8, res2_planes=8)

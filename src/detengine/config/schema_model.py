@@ -31,7 +31,7 @@ class Backbone(Section):
     NORM: Literal["FrozenBN", "BN", "GN"] = "FrozenBN"
     """The normalisation: batch norm as it was pretrained, batch norm, or group norm."""
     FREEZE_CONV_BODY_AT: Annotated[Integer, Field(le=5)] = 2
-    """How many stages are not trained, the stem being the first; 0: all are trained."""
+    """How many stages are not trained, the stem being the first; 0 or less: all are trained."""
 
 
 class FeaturePyramid(Section):

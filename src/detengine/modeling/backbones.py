@@ -111,10 +111,10 @@ class ResNet(nn.Module):
         return outputs
 
     def freeze(self, count: int) -> None:
-        """Stop training the first `count` of: the stem, layer1, layer2, ... 0 freezes nothing."""
+        """Stop training the first `count` of: the stem, layer1, layer2, ...; below 1 none."""
         parts: list[nn.Module] = [nn.ModuleList([self.conv1, self.bn1])]
         parts += [self.get_submodule(f"layer{i + 1}") for i in range(len(self.out_channels))]
-        for part in parts[:count]:
+        for part in parts[: max(count, 0)]:
             part.requires_grad_(False)
 
 
