@@ -30,6 +30,10 @@ def test_every_option_is_described(section: type[BaseModel]) -> None:
     [
         ({"SOLVER": {"IMS_PER_BATCH": 6, "ACCUMULATE": 4}}, "does not divide; expected a multiple"),
         ({"SOLVER": {"STEPS": (20, 10)}}, r"STEPS is \(20, 10\); expected ascending"),
+        (
+            {"INPUT": {"TO_BGR255": False, "PIXEL_MEAN": (102.9801, 115.9465, 122.7717)}},
+            r"PIXEL_MEAN is \(102.9801, .* of RGB in \[0, 1\] where INPUT.TO_BGR255 is False",
+        ),
         ({"DATASETS": {"CLASSES": ("cell", "cell")}}, "DATASETS.CLASSES has 'cell' twice"),
         (
             {

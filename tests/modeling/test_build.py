@@ -36,6 +36,21 @@ def test_a_builder_of_the_users_is_adapted(make_config, tmp_path, monkeypatch, i
         assert set(model.eval()(images)[0]) == {"boxes", "scores", "labels"}
 
 
+@pytest.mark.parametrize(("given", "padded"), [("0", 32), ("32", 32), ("20", 160)])
+def test_batches_are_padded_for_the_pyramid_and_as_the_loaders_option_says(
+    make_config, narrow, given, padded
+):
+    levels = {
+        "MODEL.RPN.ANCHOR_STRIDE": "[8, 16, 32]",
+        "MODEL.ROI_BOX_HEAD.POOLER_SCALES": "[0.125]",
+        "MODEL.ROI_MASK_HEAD.POOLER_SCALES": "[0.125]",
+        "DATALOADER.SIZE_DIVISIBILITY": given,
+    }
+    model = build_detection_model(make_config(narrow | levels))
+    batch, _ = model.preprocess([torch.zeros(3, 20, 1, dtype=torch.uint8)])
+    assert batch.shape == (1, 3, padded, padded)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

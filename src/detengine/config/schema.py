@@ -111,7 +111,7 @@ class DataLoader(Section):
     NUM_WORKERS: Count = 4
     """Loading processes of each rank; 0: the training process loads by itself."""
     SIZE_DIVISIBILITY: Count = 0
-    """Batches are padded to multiples of this many pixels; modern: the pyramid's own need."""
+    """Batches are padded to multiples of this many pixels; modern: and of the trunk's stride."""
     ASPECT_RATIO_GROUPING: Switch = True
     """Put upright and lying images into separate batches, which saves padding."""
 
@@ -234,6 +234,11 @@ class Config(Section):
             )
         if list(solver.STEPS) != sorted(solver.STEPS):
             raise ValueError(f"SOLVER.STEPS is {solver.STEPS}; expected ascending iterations")
+        if not self.INPUT.TO_BGR255 and max(self.INPUT.PIXEL_MEAN) > 1:
+            raise ValueError(
+                f"INPUT.PIXEL_MEAN is {self.INPUT.PIXEL_MEAN}; expected the mean of RGB in [0, 1] "
+                "where INPUT.TO_BGR255 is False"
+            )
         _raise_if_doubled("DATASETS.CLASSES", self.DATASETS.CLASSES)
         for name, definition in self.DATASETS.DEFINE.items():
             if isinstance(definition, VocDefinition):

@@ -1,5 +1,6 @@
 """From the configuration to a model: the only file here that knows the configuration's keys."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -75,8 +76,9 @@ def build_detection_model(cfg: Config) -> nn.Module:
     if cfg.MODEL.MASK_ON:
         _raise_if_not_built(cfg, _MASKS_ONLY_BUILT_WITH)
     strides = _pyramid_strides(cfg)
+    size_divisible = math.lcm(min(strides[-1], 32), max(cfg.DATALOADER.SIZE_DIVISIBILITY, 1))
     return GeneralizedRCNN(
-        Preprocess(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, size_divisible=min(strides[-1], 32)),
+        Preprocess(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, size_divisible),
         _build_backbone(cfg, strides),
         _build_rpn(cfg, strides),
         _build_roi_heads(cfg, strides),
