@@ -28,7 +28,8 @@ class Case:
     predictions: dict[int, Prediction]
 
     def reference(self, iou_type):
-        """COCOeval's twelve numbers by name, and each class's AP."""
+        """COCOeval's twelve numbers over the model's classes by name, and each class's AP."""
+        ids = self.ground_truth.categories.ids_of_labels(self.class_names)
         truth = COCO()
         truth.dataset = _coco_dataset(self.ground_truth)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -36,6 +37,7 @@ class Case:
             results = self._coco_results(iou_type)
             detections = truth.loadRes(results) if results else COCO()
             evaluation = COCOeval(truth, detections, iou_type)
+            evaluation.params.catIds = sorted(each for each in ids if each is not None)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

@@ -42,6 +42,37 @@ def test_every_number_is_that_of_pycocotools_to_the_last_bit(make_case, seed, im
 
 
 @with_fixture
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_model_of_some_of_the_classes_is_scored_over_those_as_by_pycocotools(make_case, seed):
+    case = make_case(seed, classes=4)
+    # The model knows the second and the fourth of its classes before, in the other order.
+    case.class_names = (case.class_names[3], case.class_names[1])
+    for image_id, each in case.predictions.items():
+        kept = ((each.labels == 2) | (each.labels == 4)).nonzero()[:, 0]
+        case.predictions[image_id] = replace(
+            each,
+            boxes_xyxy=each.boxes_xyxy[kept],
+            scores=each.scores[kept],
+            labels=3 - each.labels[kept] // 2,
+            rles=[each.rles[n] for n in kept.tolist()],
+        )
+    result = _score(case).result()
+    assert set(result.per_class["bbox"]) == set(case.class_names)
+    _assert_equals_the_reference(case, result)
+
+
+def test_a_match_with_the_annotation_id_0_counts_where_pycocotools_takes_it_for_none(make_case):
+    case = make_case(1, images=1, classes=1, crowded=False)
+    expected = _score(case).result()
+    _assert_equals_the_reference(case, expected)
+    case.ground_truth = replace(
+        case.ground_truth, annotation_ids=case.ground_truth.annotation_ids - 1
+    )
+    assert _score(case).result() == expected
+    assert case.reference("bbox")[0]["AP"] < expected.metrics["bbox"]["AP"]
+
+
+@with_fixture
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_scored_on_any_ranks_in_any_order_and_merged_it_is_scored_in_one_piece(
     make_case, seed, data

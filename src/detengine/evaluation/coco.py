@@ -33,6 +33,8 @@ class CocoEvaluator:
     only one side has is not scored, and a log line says so: detections of classes that are not the
     data set's are dropped, and so is ground truth of classes that are not the model's.
     iou_types: any of "bbox", "segm", "keypoints".
+    One number is not pycocotools': it notes a match by the annotation's id, and so takes one with
+    the id 0 for none, an object found for one missed. Here it counts, as under any other id.
     Raises ValueError if the ground truth has not what an iou type needs.
     """
 
