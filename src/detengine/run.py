@@ -115,8 +115,8 @@ def _train(
             seed=cfg.SEED,
             log_period=cfg.SOLVER.LOG_PERIOD,
             sinks=[sink] if is_main_process() else [],
-            evaluate=lambda: flat(scores_after(arguments["iteration"])),
-            eval_period=cfg.SOLVER.TEST_PERIOD if test_sets else 0,
+            evaluate=(lambda: flat(scores_after(arguments["iteration"]))) if test_sets else None,
+            eval_period=cfg.SOLVER.TEST_PERIOD,
             should_stop=None if is_distributed() else should_stop,
             on_nonfinite=cfg.SOLVER.ON_NONFINITE,
         )

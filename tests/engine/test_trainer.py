@@ -220,13 +220,22 @@ def test_without_a_seed_the_generator_is_left_alone(run, make_loader):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_periodic_evaluation_reaches_the_sinks(run, make_loader):
+def test_the_final_checkpoint_is_there_before_the_final_evaluation(run, make_loader, tmp_path):
+    def fail():
+        raise RuntimeError("evaluation")
+
+    with pytest.raises(RuntimeError, match="evaluation"):
+        run(make_loader(3), evaluate=fail)
+    assert (tmp_path / "run" / "model_final.pth").is_file()
+
+
+def test_evaluation_reaches_the_sinks_every_period_and_at_the_end(run, make_loader):
     sink = RecordingSink()
     run(
-        make_loader(6), sinks=[sink], evaluate=lambda: {"val/a/bbox/AP": 0.5},
+        make_loader(5), sinks=[sink], evaluate=lambda: {"val/a/bbox/AP": 0.5},
         eval_period=2,
     )  # fmt: skip
-    assert [i for i, row in sink.rows if "val/a/bbox/AP" in row] == [2, 4, 6]
+    assert [i for i, row in sink.rows if "val/a/bbox/AP" in row] == [2, 4, 5]
 
 
 def test_ema_off_changes_no_bit_and_on_follows_behind(run, make_loader, detector):

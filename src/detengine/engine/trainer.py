@@ -75,7 +75,7 @@ def do_train(
     checkpoint_period: iterations from one `model_0002500` to the next; `model_final` ends the run.
     accumulate: batches to one optimizer step. clip_norm: the largest total norm of the gradients.
     seed: makes iteration i's randomness a function of (seed, i, rank); None leaves it alone.
-    evaluate: gives flat metrics for the sinks, every eval_period iterations (0: never).
+    evaluate: gives flat metrics for the sinks, after the last iteration and every eval_period.
     should_stop: asked after each iteration, alike on all ranks; True saves and returns.
     Raises NonFiniteError, at the latest one log period later, at a loss or gradient that is not
     finite.
@@ -106,21 +106,22 @@ def do_train(
             guard.record(iteration, lr, batches, step.losses, step.found_inf)
             meters.update(**step.losses, time=time.perf_counter() - end, data=data_seconds)
             stop = should_stop is not None and should_stop()
-            if stop or iteration == max_iter or iteration % log_period == 0:
+            last = iteration == max_iter
+            if stop or last or iteration % log_period == 0:
                 guard.check()
                 meters.reduce_across_ranks()
                 log_progress(meters, iteration, max_iter, lr, device, sinks)
             if stop or iteration % checkpoint_period == 0:
                 guard.check()
                 save_checkpoint(checkpointer, f"model_{iteration:07d}", arguments, meters)
-            if evaluate is not None and eval_period > 0 and iteration % eval_period == 0:
+            if last:
+                save_checkpoint(checkpointer, "model_final", arguments, meters)
+            if evaluate is not None and (last or (eval_period and iteration % eval_period == 0)):
                 guard.check()
                 write_to_sinks(sinks, iteration, evaluate())
             if stop:
                 break
             end = time.perf_counter()
-    if arguments["iteration"] == max_iter:
-        save_checkpoint(checkpointer, "model_final", arguments, meters)
     log_total_time(time.perf_counter() - start_time, arguments["iteration"] - start_iter)
 
 
