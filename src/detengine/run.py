@@ -66,6 +66,8 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     end. Raises FileExistsError if the folder holds a run and resume is False; ValueError or OSError
     for what is amiss with configuration, data or folder; NonFiniteError; ExpectedResultsError.
     """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
     device = start_distributed(cfg.MODEL.DEVICE)
     folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
     with logging_to(folder):

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,25 @@ def test_what_does_not_fit_the_data_is_refused_with_its_key(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make_data_loader(make_config(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("images", "data set 'bare' lists no images.* DATASETS.DEFINE.bare name the right file"),
+        ("categories", "bare: no class is named there.* categories .COCO., .* CLASSES .VOC."),
+    ],
+)
+def test_a_data_set_without_images_or_classes_is_refused(
+    tmp_path: Path, make_coco: Callable[..., Path], missing: str, message: str
+) -> None:
+    path = make_coco([(9, 9)], [])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {missing: []}))
+    definition = {"FORMAT": "coco", "IMAGES": str(path.parent), "ANNOTATIONS": str(path)}
+    datasets = {"DEFINE": {"bare": definition}, "TRAIN": ["bare"]}
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump({"DATASETS": datasets}))
+    with pytest.raises(ValueError, match=message):
+        build_datasets(load_config(tmp_path / "bare.yaml"), ["bare"])
 
 
 def test_more_classes_than_the_data_has_are_allowed(make_config: MakeConfig) -> None:

@@ -131,7 +131,13 @@ def _load(cfg: Config, name: str) -> tuple[GroundTruth, Path]:
             f"data set {name!r} is not defined under DATASETS.DEFINE; defined are: {defined}"
         )
     definition = cfg.DATASETS.DEFINE[name]
-    return FORMATS[definition.FORMAT](definition, Path(cfg.DATASETS.ROOT), name)
+    truth, image_folder = FORMATS[definition.FORMAT](definition, Path(cfg.DATASETS.ROOT), name)
+    if not len(truth):
+        raise ValueError(
+            f"data set {name!r} lists no images, but at least one is needed. Does "
+            f"DATASETS.DEFINE.{name} name the right file?"
+        )
+    return truth, image_folder
 
 
 def _choose_class_names(
@@ -141,6 +147,11 @@ def _choose_class_names(
     names = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
     truths = [loaded[name][0] if name in loaded else _load(cfg, name)[0] for name in names]
     found = merge_class_names([truth.categories for truth in truths])
+    if not found:
+        raise ValueError(
+            f"{', '.join(names)}: no class is named there, but at least one is needed. Complete "
+            "the categories (COCO), or set the data set's CLASSES (VOC)."
+        )
     if cfg.DATASETS.CLASSES is None:
         return found
     unknown = [name for name in cfg.DATASETS.CLASSES if name not in found]
