@@ -332,6 +332,22 @@ def test_a_prediction_that_cannot_be_scored_is_refused_and_changes_nothing(case,
     assert evaluator.to_bytes() == before
 
 
+def test_without_a_single_annotation_there_is_nothing_to_score_and_no_error(case):
+    truth = case.ground_truth
+    columns = ("annotation_ids", "category_ids", "boxes_xywh", "areas", "is_crowd", "is_difficult")
+    nothing = replace(
+        truth,
+        offsets=torch.zeros_like(truth.offsets),
+        masks=None,
+        **{name: getattr(truth, name)[:0] for name in columns},
+    )
+    evaluator = CocoEvaluator(nothing, case.class_names, BOTH)
+    for image_id, prediction in case.predictions.items():
+        evaluator.update(image_id, prediction)
+    result = evaluator.result()
+    assert {value for metrics in result.metrics.values() for value in metrics.values()} == {-1}
+
+
 def test_masks_cannot_be_scored_without_those_of_the_ground_truth(case):
     without = replace(case.ground_truth, masks=None)
     with pytest.raises(ValueError, match="segm was asked for, but the ground truth has no masks"):

@@ -87,7 +87,7 @@ class CocoTruth:
         if iou_type not in METRICS:
             raise ValueError(f"the iou type {iou_type!r} is none of {', '.join(METRICS)}")
         column = {"segm": self._truth.masks, "keypoints": self._truth.keypoints, "bbox": ()}
-        if column[iou_type] is None:
+        if column[iou_type] is None and len(self._truth.annotation_ids):
             raise ValueError(
                 f"{iou_type} was asked for, but the ground truth has no "
                 f"{'masks' if iou_type == 'segm' else 'keypoints'}; ask for bbox only"
