@@ -31,10 +31,10 @@ def test_a_function_of_the_working_folder_is_called_with_the_configuration():
     [
         ("users_models.linear", ValueError, "not of the form 'package.module:function'"),
         (":linear", ValueError, "not of the form"),
-        ("user_models:linear", ModuleNotFoundError, "no module 'user_models'.*working folder"),
+        ("user_models:linear", ValueError, "no module 'user_models'.*working folder"),
         ("users_models:linaer", ValueError, "has no function 'linaer'; it has linear, nothing"),
         ("users_models:number", ValueError, "has no function 'number'"),
-        ("users_models:nothing", TypeError, r"returned NoneType, expected a torch\.nn\.Module"),
+        ("users_models:nothing", ValueError, r"returned NoneType, expected a torch\.nn\.Module"),
         (
             "broken_models:build",
             ModuleNotFoundError,

@@ -13,12 +13,12 @@ def build_by_name(name: str, cfg: object) -> nn.Module:
     """Import `package.module:function` and call it with the configuration.
 
     The working folder can be imported from, after everything that is installed. Raises ValueError
-    if the name has another form or there is no such function, ModuleNotFoundError if there is no
-    such module, TypeError if what comes back is not a torch.nn.Module.
+    if the name has another form, if there is no such module or function, and if what comes back is
+    not a torch.nn.Module. What the user's own code raises is left as it is.
     """
     model = _find_function(name)(cfg)
     if not isinstance(model, nn.Module):
-        raise TypeError(
+        raise ValueError(
             f"MODEL.BUILDER: {name!r} returned {type(model).__name__}, expected a torch.nn.Module; "
             "return the model itself from it"
         )
@@ -40,11 +40,10 @@ def _find_function(name: str) -> Callable[[object], Any]:
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, but something that it imports is not
-        raise ModuleNotFoundError(
+        raise ValueError(
             f"MODEL.BUILDER: there is no module {module_name!r} (looked in the working folder "
             f"{working_folder} and among what is installed); check the spelling, or run from the "
-            "folder that contains it",
-            name=error.name,
+            "folder that contains it"
         ) from error
     function: Callable[[object], Any] | None = getattr(module, function_name, None)
     if not callable(function):
