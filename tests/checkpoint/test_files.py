@@ -148,7 +148,7 @@ def test_a_missing_file_is_an_error_that_lists_what_is_there(path: Path) -> None
     save_file(path, checkpoint())
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*x\.pth.*: model_0000007\.pth"):
         load_file(path.with_name("x.pth"))
-    with pytest.raises(FileNotFoundError, match=r"nowhere holds none"):
+    with pytest.raises(FileNotFoundError, match=r"There is no \.pth file in .*nowhere"):
         load_file(path.parent / "nowhere" / "x.pth")
 
 

@@ -179,8 +179,8 @@ def _raise_if_checksum_differs(path: Path) -> None:
 def _others_in(folder: Path, damaged: Path | None = None) -> str:
     names = sorted(file.name for file in folder.glob("*.pth") if file != damaged)
     if not names:
-        return f"There is no other .pth file in {folder}." if damaged else f"{folder} holds none."
-    return f"In {folder} there are: {', '.join(names)}."
+        return f"There is no {'other ' if damaged else ''}.pth file in {folder.absolute()}."
+    return f"In {folder.absolute()} there are: {', '.join(names)}."
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
