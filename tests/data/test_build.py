@@ -284,6 +284,8 @@ def test_stages_that_do_nothing_are_not_there(make_config: MakeConfig) -> None:
         (["DATASETS.CLASSES", "[dog, cow]"], "asks for 'cow', .* are 'cat', 'dog', 'fox'"),
         (["MODEL.ROI_BOX_HEAD.NUM_CLASSES", "3"],
          r"label beyond NUM_CLASSES: .*NUM_CLASSES is 3.* 3 classes \(cat, dog, fox\)"),
+        (["MODEL.ROI_BOX_HEAD.NUM_CLASSES", "81"],
+         r"NUM_CLASSES is 81, .*3 classes \(cat, dog, fox\) and needs 4\. Leave the key out"),
         (["MODEL.KEYPOINT_ON", "True"], "KEYPOINT_ON is True, but data set 'wide' has no keyp"),
     ],
 )  # fmt: skip
@@ -313,8 +315,13 @@ def test_a_data_set_without_images_or_classes_is_refused(
         build_datasets(load_config(tmp_path / "bare.yaml"), ["bare"])
 
 
-def test_more_classes_than_the_data_has_are_allowed(make_config: MakeConfig) -> None:
-    make_data_loader(make_config("MODEL.ROI_BOX_HEAD.NUM_CLASSES", "81"))
+@pytest.mark.parametrize(
+    "overrides", [("MODEL.BUILDER", "models:build"), ("CONVENTIONS", "maskrcnn_benchmark")]
+)
+def test_more_classes_than_the_data_has_are_left_to_a_builder_and_to_the_predecessors_files(
+    make_config: MakeConfig, overrides: tuple[str, str]
+) -> None:
+    make_data_loader(make_config("MODEL.ROI_BOX_HEAD.NUM_CLASSES", "81", *overrides))
 
 
 def test_an_indivisible_batch_is_refused_with_the_nearest_that_are(

@@ -89,7 +89,7 @@ def build_datasets(
     elif cfg.DATASETS.CLASSES is None:
         for name, (truth, _) in loaded.items():
             raise_if_classes_unknown(class_names, truth.categories, name)
-    _raise_if_classes_exceed(cfg, class_names)
+    _raise_if_number_of_classes_differs(cfg, class_names)
     return [
         DetectionDataset(
             name,
@@ -163,14 +163,22 @@ def _choose_class_names(
     return tuple(cfg.DATASETS.CLASSES)
 
 
-def _raise_if_classes_exceed(cfg: Config, class_names: Sequence[str]) -> None:
-    given = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES
-    if given is not None and given < len(class_names) + 1:
-        raise ValueError(
-            f"a label beyond NUM_CLASSES: MODEL.ROI_BOX_HEAD.NUM_CLASSES is {given}, background "
-            f"included, but the data has {len(class_names)} classes ({', '.join(class_names)}) and "
-            f"needs {len(class_names) + 1}. Set it to that, or choose classes by DATASETS.CLASSES."
-        )
+def _raise_if_number_of_classes_differs(cfg: Config, class_names: Sequence[str]) -> None:
+    """A head with too few outputs cannot learn a label, one with too many finds nameless classes.
+
+    Too many are let pass for a BUILDER, which may not care, and under the predecessor's
+    conventions, where 81 stands for "not set".
+    """
+    given, needed = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES, len(class_names) + 1
+    may_exceed = cfg.MODEL.BUILDER is not None or cfg.CONVENTIONS != "modern"
+    if given is None or given == needed or (given > needed and may_exceed):
+        return
+    raise ValueError(
+        f"{'a label beyond NUM_CLASSES: ' if given < needed else ''}MODEL.ROI_BOX_HEAD.NUM_CLASSES "
+        f"is {given}, background included, but the data has {len(class_names)} classes "
+        f"({', '.join(class_names)}) and needs {needed}. Leave the key out, to have it taken from "
+        "the data, or choose classes by DATASETS.CLASSES."
+    )
 
 
 def make_training_loader(
