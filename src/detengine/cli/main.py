@@ -125,7 +125,8 @@ def overrides_of(given: list[str] | None, output_dir: Path | None = None) -> lis
     for key in pairs[::2]:
         if key.startswith("-"):
             raise typer.BadParameter(f"No such option: {key}")
-    return pairs if output_dir is None else [*pairs, "OUTPUT_DIR", str(output_dir)]
+    # first, so that a KEY without its VALUE is still the last word, and can be named
+    return pairs if output_dir is None else ["OUTPUT_DIR", str(output_dir), *pairs]
 
 
 def message_of(error: Exception) -> str:
