@@ -24,6 +24,16 @@ def test_a_second_ctrl_c_interrupts_as_always() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_forked_worker_goes_on_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signals() as should_stop:
+        worker = os.fork()
+        if worker == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(int(should_stop()))
+        assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 0
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_handlers_return_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stop_on_signals():

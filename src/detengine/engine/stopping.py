@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as a request that training honours between two iterations."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,11 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    owner = os.getpid()
+
     def note(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a loader's worker: Ctrl-C reaches it too, but it goes on reading
+            return
         requested.set()
         for each, handler in before.items():
             signal.signal(each, handler)
