@@ -1,9 +1,13 @@
 """Data sets of drawn shapes, and a configuration that trains on them in seconds."""
 
 import json
+import logging
 import math
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +92,27 @@ def write_tiny_run() -> Callable[[Path], Path]:
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configuration of a tiny run, and its data; to be read only. Give it an OUTPUT_DIR."""
     return _write_tiny_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def interrupted_at() -> Callable[[str], AbstractContextManager[None]]:
+    """(text) -> a block in which Ctrl-C is pressed when the log has a line with that text."""
+    return _interrupted_at
+
+
+@contextmanager
+def _interrupted_at(text: str) -> Iterator[None]:
+    class PressCtrlC(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if text in record.getMessage():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    handler = PressCtrlC()
+    logging.getLogger("detengine").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("detengine").removeHandler(handler)
 
 
 class Shape(NamedTuple):

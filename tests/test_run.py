@@ -1,13 +1,10 @@
 """Training, scoring and loading, from a configuration to the files in the output folder."""
 
 import json
-import logging
 import math
-import os
 import re
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +26,6 @@ COCO_METRICS = [
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 ]
 LOSSES = ["objectness", "rpn_box_reg", "classifier", "box_reg", "mask"]
-WITHOUT_SCORING = {"DATASETS.TEST": ()}
 
 
 class Trained(NamedTuple):
@@ -63,23 +59,6 @@ def trained(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     }
     cfg = replace(load_config(tiny_config), changes)
     return Trained(cfg, train(cfg), folder)
-
-
-@contextmanager
-def interrupted_at(line: str) -> Iterator[None]:
-    """Ctrl-C as soon as the log has a line that holds the given text."""
-
-    class Interrupt(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if line in record.getMessage():
-                os.kill(os.getpid(), signal.SIGINT)
-
-    handler = Interrupt()
-    logging.getLogger("detengine").addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger("detengine").removeHandler(handler)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -253,7 +232,7 @@ def test_a_folder_with_a_run_is_not_trained_in_again(trained: Trained) -> None:
 
 
 def test_an_interrupted_run_stops_with_a_checkpoint_and_ends_as_an_unbroken_one(
-    trained: Trained, tmp_path: Path
+    trained: Trained, tmp_path: Path, interrupted_at: Callable[[str], AbstractContextManager[None]]
 ) -> None:
     cfg = replace(trained.cfg, {"OUTPUT_DIR": str(tmp_path)})
     with interrupted_at("iter: 2 "):
