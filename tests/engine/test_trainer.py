@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 
 import pytest
 import torch
@@ -227,6 +228,12 @@ def test_the_final_checkpoint_is_there_before_the_final_evaluation(run, make_loa
     with pytest.raises(RuntimeError, match="evaluation"):
         run(make_loader(3), evaluate=fail)
     assert (tmp_path / "run" / "model_final.pth").is_file()
+
+
+def test_the_total_time_is_that_of_the_training_alone(run, make_loader, caplog):
+    with caplog.at_level(logging.INFO, logger="detengine"):
+        run(make_loader(2), evaluate=lambda: time.sleep(1.6) or {}, eval_period=1)
+    assert "Total training time: 0:00:00 " in caplog.text
 
 
 def test_evaluation_reaches_the_sinks_every_period_and_at_the_end(run, make_loader):

@@ -118,7 +118,9 @@ def do_train(
                 save_checkpoint(checkpointer, "model_final", arguments, meters)
             if evaluate is not None and (last or (eval_period and iteration % eval_period == 0)):
                 guard.check()
+                end = time.perf_counter()
                 write_to_sinks(sinks, iteration, evaluate())
+                start_time += time.perf_counter() - end  # the total is that of the training
             if stop:
                 break
             end = time.perf_counter()
