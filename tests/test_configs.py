@@ -1,0 +1,93 @@
+"""The recipes in configs/: each keeps to the form of its header, and starts as the header says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from detengine.config.load import load_config, replace
+from detengine.data.build import make_data_loader
+from detengine.modeling.build import build_detection_model
+from detengine.run import train
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+HEADER = re.compile(
+    r"# [A-Z][^\n]{20,}\.\n"
+    r"# Command:  detengine train -c (?P<file>\S+)\n"
+    r"(?P<results>(?:# Result:   [^\n]+\n)+)"
+    r"# Time:     about (?P<minutes>\d+) min "
+    r"\((?P<iterations>\d+) iterations at (?P<step>0\.\d\d) s\)\n"
+    r"# Hardware: \d+ CPU cores, torch \d+\.\d+\n"
+    r"(?:#\n(?:# [^\n]+\n)+)?"
+    r"CONVENTIONS: modern\n"
+)
+RESULT = re.compile(
+    r"# Result:   (?P<dataset>\w+) (?P<task>bbox|segm) AP (?P<ap>[01]\.\d{3}), "
+    r"AP50 (?P<ap50>[01]\.\d{3}) \(seed (?P<seed>\d+)\)"
+)
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "DATALOADER.NUM_WORKERS": "0",
+    "INPUT.MIN_SIZE_TRAIN": "(128,)",
+    "INPUT.MIN_SIZE_TEST": "128",
+    "SOLVER.IMS_PER_BATCH": "1",
+    "SOLVER.MAX_ITER": "1",
+    "TEST.IMS_PER_BATCH": "1",
+}
+
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def at_the_project_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the recipes' relative paths start."""
+    if not (ROOT / "../shared/data").is_dir():
+        pytest.skip("needs the data sets in ../shared/data")
+    monkeypatch.chdir(ROOT)
+
+
+def header_of(recipe: Path) -> re.Match[str]:
+    header = HEADER.match(recipe.read_text())
+    assert header is not None, f"{recipe.name}: its header has not the form of the others"
+    return header
+
+
+def test_there_are_recipes_for_boxes_and_for_masks() -> None:
+    assert {load_config(recipe).MODEL.MASK_ON for recipe in RECIPES} == {False, True}
+
+
+@each_recipe
+def test_the_header_names_the_file_and_what_was_measured_with_it(recipe: Path) -> None:
+    header, cfg = header_of(recipe), load_config(recipe)
+    assert ROOT / header["file"] == recipe
+    assert int(header["iterations"]) == cfg.SOLVER.MAX_ITER
+    seconds = cfg.SOLVER.MAX_ITER * float(header["step"])
+    assert 0 <= int(header["minutes"]) * 60 - seconds <= 90  # loading and scoring come on top
+    lines = header["results"].splitlines()
+    results = [result for line in lines if (result := RESULT.fullmatch(line))]
+    assert len(results) == len(lines)
+    assert {result["dataset"] for result in results} == set(cfg.DATASETS.TEST)
+    assert {int(result["seed"]) for result in results} == {cfg.SEED}
+    measured = {(result["task"], "AP", float(result["ap"])) for result in results}
+    expected = {(task, metric, mean) for task, metric, (mean, _) in cfg.TEST.EXPECTED_RESULTS}
+    assert expected == measured
+
+
+@each_recipe
+def test_it_is_modern_and_writes_to_a_folder_of_its_own_name(recipe: Path) -> None:
+    cfg = load_config(recipe)
+    assert cfg.CONVENTIONS == "modern"
+    assert Path(cfg.OUTPUT_DIR) == Path("runs", recipe.stem)
+    build_detection_model(replace(cfg, {"MODEL.ROI_BOX_HEAD.NUM_CLASSES": 4}))
+
+
+@each_recipe
+@pytest.mark.usefixtures("at_the_project_root")
+def test_its_data_are_found_and_an_iteration_is_trained(recipe: Path, tmp_path: Path) -> None:
+    tiny = TINY | {"OUTPUT_DIR": str(tmp_path)}
+    cfg = load_config(recipe, [text for pair in tiny.items() for text in pair])
+    for loader in make_data_loader(cfg, is_train=False):
+        batch = next(iter(loader))
+        assert [min(image.shape[1:]) for image in batch.images] == [cfg.INPUT.MIN_SIZE_TEST]
+    assert train(cfg, skip_test=True).finished
