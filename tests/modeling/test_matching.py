@@ -1,8 +1,15 @@
 import pytest
 import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
+from torchvision.ops import box_iou
 
-from detengine.modeling.matching import BACKGROUND, match_boxes, sample_balanced, sample_rois
+from detengine.modeling.matching import (
+    BACKGROUND,
+    match_boxes,
+    pairwise_iou,
+    sample_balanced,
+    sample_rois,
+)
 
 
 def test_without_ground_truth_every_box_is_background():
@@ -41,3 +48,11 @@ def test_samples_put_the_positives_of_all_images_first():
     assert samples.labels[3:].tolist() == [0, 0]
     assert torch.equal(samples.rois[:3, 1:], samples.matched_boxes)
     assert torch.equal(truth[samples.matched_index[1]], samples.matched_boxes[1:])
+
+
+def test_pairwise_iou_is_torchvisions_to_the_last_bit():
+    torch.manual_seed(0)
+    corners = torch.rand(60, 2, 2) * 100
+    boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+    boxes[17, 2:] = boxes[17, :2]  # without area
+    assert torch.equal(pairwise_iou(boxes[:20], boxes[18:]), box_iou(boxes[:20], boxes[18:]))

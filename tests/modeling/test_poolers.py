@@ -13,12 +13,21 @@ def random_boxes(count: int, side: int) -> torch.Tensor:
 
 def test_it_pools_as_torchvisions_multi_scale_roi_align():
     torch.manual_seed(0)
-    features = [torch.rand(2, 5, 1024 // stride, 1024 // stride) for stride in STRIDES]
+    features = [
+        torch.rand(2, 5, 1024 // stride, 1024 // stride, requires_grad=True) for stride in STRIDES
+    ]
     boxes = [random_boxes(40, 1024), random_boxes(3, 200)]
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     named = {str(level): feature for level, feature in enumerate(features)}
+    expected = theirs(named, boxes, [(1024, 1024)] * 2)
     pooled = Pooler((*STRIDES, 64), STRIDES, 7, 2)(features, to_rois(boxes))
-    torch.testing.assert_close(pooled, theirs(named, boxes, [(1024, 1024)] * 2), rtol=0, atol=0)
+    assert torch.equal(pooled, expected)
+    weights = torch.rand_like(pooled)
+    gradients = torch.autograd.grad((pooled * weights).sum(), features)
+    for ours, their in zip(
+        gradients, torch.autograd.grad((expected * weights).sum(), features), strict=True
+    ):
+        torch.testing.assert_close(ours, their)
 
 
 def test_only_the_given_levels_are_used():

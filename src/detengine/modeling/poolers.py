@@ -58,7 +58,9 @@ class Pooler(nn.Module):
                 self.levels, self.strides, rois_of_level, strict=True
             )
         ]
-        return torch.cat(pooled)[order.argsort()]
+        by_level = torch.cat(pooled)
+        # Its gradient is a selection, where that of indexing by the inverse order is a slow sum.
+        return torch.empty_like(by_level).index_copy(0, order, by_level)
 
     def _level_of(self, rois: Tensor) -> Tensor:
         """int64[R]: a position in `strides`."""

@@ -35,7 +35,7 @@ class Preprocess(nn.Module):
         )
         batch = self.mean.new_zeros(len(images), 3, height, width)
         for padded, image, (h, w) in zip(batch, images, sizes, strict=True):
-            padded[:, :h, :w] = (image.to(batch.dtype) / 255 - self.mean) / self.std
+            padded[:, :h, :w].copy_(image).div_(255).sub_(self.mean).div_(self.std)
         return batch, sizes
 
 
