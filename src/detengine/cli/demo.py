@@ -38,7 +38,7 @@ def run_demo(output_folder: Path | None) -> None:
     typer.echo(
         "Mask R-CNN, from scratch, on 45 microscope pictures of cell nuclei (CC0).\n"
         f"Device: {describe_device(cfg.MODEL.DEVICE)}. "
-        "On two CPU cores it takes about two minutes, with a first score after half a minute.\n"
+        "On two CPU cores it takes one to two minutes, with a first score after half a minute.\n"
         f"Ctrl-C stops it; everything is in {folder}.\n"
     )
     result = train(cfg)

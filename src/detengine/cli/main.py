@@ -29,7 +29,7 @@ OutputFolder = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Options that win over the file.", metavar="[KEY VALUE]...", show_default=False
+        help="Options that win over the file.", metavar="KEY VALUE", show_default=False
     ),
 ]
 # A negative VALUE must not be taken for an option; `overrides_of` refuses what is really unknown.
@@ -90,7 +90,7 @@ def evaluate(
 
 @app.command()
 def demo(output_dir: OutputFolder = None) -> None:
-    """Train a small Mask R-CNN on pictures that the package carries; about two minutes.
+    """Train a small Mask R-CNN on pictures that the package carries, in a minute or two.
 
     Example: detengine demo --output-dir demo
     """
