@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -42,3 +43,17 @@ def test_boxes_without_area_and_no_boxes_at_all_are_pooled():
     pooler = Pooler((4, 8), (4, 8), 7, 2)
     assert pooler(features, torch.tensor([[0.0, 5, 5, 5, 5]])).shape == (1, 2, 7, 7)
     assert pooler(features, torch.empty(0, 5)).shape == (0, 2, 7, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("under_autocast", [True, False])
+def test_features_of_half_precision_are_pooled_at_the_exact_places(dtype, under_autocast):
+    torch.manual_seed(0)
+    ramp = torch.arange(256.0).expand(1, 1, 256, 256)  # every feature is its column
+    boxes = random_boxes(30, 1000)
+    pooler = Pooler((4,), (4,), 7, 2)
+    exact = pooler([ramp], to_rois([boxes]))
+    with torch.autocast("cpu", dtype, enabled=under_autocast):
+        pooled = pooler([ramp.to(dtype)], to_rois([boxes]))
+    assert pooled.dtype == dtype
+    assert torch.equal(pooled, exact.to(dtype))

@@ -48,8 +48,8 @@ class Pooler(nn.Module):
         rois_of_level = rois[order].split_with_sizes(is_of_level.sum(0).tolist())
         pooled = [
             roi_align(
-                features[position],
-                rois_here.to(features[position].dtype),
+                features[position].to(rois.dtype),  # bfloat16 would round the rois by pixels
+                rois_here,
                 self.output_size,
                 spatial_scale=1 / stride,
                 sampling_ratio=self.sampling_ratio,
@@ -58,7 +58,7 @@ class Pooler(nn.Module):
                 self.levels, self.strides, rois_of_level, strict=True
             )
         ]
-        by_level = torch.cat(pooled)
+        by_level = torch.cat(pooled).to(features[0].dtype)
         # Its gradient is a selection, where that of indexing by the inverse order is a slow sum.
         return torch.empty_like(by_level).index_copy(0, order, by_level)
 
