@@ -28,9 +28,7 @@ OutputFolder = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        help="Options that win over the file.", metavar="KEY VALUE", show_default=False
-    ),
+    typer.Argument(help="Options that win over the file.", metavar="KEY VALUE", show_default=False),
 ]
 # A negative VALUE must not be taken for an option; `overrides_of` refuses what is really unknown.
 WITH_OVERRIDES = {"ignore_unknown_options": True}

@@ -7,6 +7,7 @@ import typer
 
 from detengine.cli.main import EXIT_EXPECTATION_MISSED, EXIT_STOPPED
 from detengine.config.load import load_config
+from detengine.distributed.launch import stop_distributed
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.run import evaluate, train
 
@@ -21,6 +22,7 @@ def train_from_file(
     except ExpectedResultsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
+    stop_distributed()
     if not result.finished:
         folder = result.output_folder
         command = f"detengine train -c {folder / 'config.yaml'} --resume"
@@ -32,6 +34,7 @@ def evaluate_from_file(config_file: Path, weights: Path, overrides: Sequence[str
     """`detengine eval`. Ends with exit code 3 where an expected result is missed."""
     try:
         evaluate(load_config(config_file, overrides), weights)
+        stop_distributed()
     except ExpectedResultsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error

@@ -55,8 +55,12 @@ def start_distributed(device_setting: str) -> torch.device:
 
 
 def stop_distributed() -> None:
-    """Leave the process group, if there is one. All ranks."""
+    """Leave the process group, if there is one. All ranks, and all at once.
+
+    A rank that leaves while another still talks ends that one in gloo's threads, by SIGABRT.
+    """
     if dist.is_available() and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
