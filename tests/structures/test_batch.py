@@ -20,6 +20,13 @@ def test_a_batch_unpacks_as_the_predecessors() -> None:
     assert len(images) == len(targets) == len(image_ids) == 1
 
 
+def test_what_else_a_target_holds_is_passed_on_as_it_is() -> None:
+    target = {"boxes": torch.rand(1, 4), "image_id": 7, "file_name": "a.jpg"}
+    (moved,) = Batch([], [target], [7]).to(torch.device("meta")).targets
+    assert (moved["image_id"], moved["file_name"]) == (7, "a.jpg")
+    assert moved["boxes"].device.type == "meta"
+
+
 def test_moving_takes_everything_along_but_the_sizes() -> None:
     moved = _batch().to(torch.device("meta"))
     assert moved.image_ids == [5]

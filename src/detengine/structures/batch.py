@@ -36,4 +36,5 @@ _STAY_ON_THE_CPU = frozenset({"image_size", "original_size"})
 
 
 def _move(key: str, value: Any, device: torch.device) -> Any:
-    return value if key in _STAY_ON_THE_CPU else value.to(device, non_blocking=True)
+    stays = key in _STAY_ON_THE_CPU or not hasattr(value, "to")  # an image_id of torchvision's
+    return value if stays else value.to(device, non_blocking=True)
