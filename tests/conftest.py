@@ -1,4 +1,4 @@
-"""Data sets of drawn shapes, and a configuration that trains on them in seconds."""
+"""For all tests: a tiny run on drawn shapes, two ranks, and a count of what is read by the host."""
 
 import json
 import logging
@@ -6,6 +6,9 @@ import math
 import os
 import random
 import signal
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detengine.monitor.logs import close_logging
 
@@ -113,6 +117,63 @@ def _interrupted_at(text: str) -> Iterator[None]:
         yield
     finally:
         logging.getLogger("detengine").removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def run_two_ranks() -> Callable[..., None]:
+    """(program, *arguments) runs it on two gloo processes that torchrun starts, and waits."""
+    return _run_two_ranks
+
+
+@pytest.fixture(scope="module")
+def two_ranks(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """What the test's neighbour ranks_program.py saw on each of two processes."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    _run_two_ranks(request.path.parent / "ranks_program.py", folder)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def _run_two_ranks(*program: str | Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    settings = {
+        "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    subprocess.run(
+        [*launcher, *map(str, program)], check=True, timeout=120, env=os.environ | settings
+    )
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what makes the host wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero"):
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def host_reads(monkeypatch: pytest.MonkeyPatch) -> HostReads:
+    """Enter it where nothing may be read; its `counts` say what was."""
+    mode = HostReads()
+    for name in ("cpu", "tolist", "numpy", "item"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self: Any, *args: Any, _name: str = name, _original: Any = original) -> Any:
+            mode.counts[_name] += 1
+            return _original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    return mode
 
 
 class Shape(NamedTuple):

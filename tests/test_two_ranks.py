@@ -1,10 +1,8 @@
 """`detengine train` on two processes that torchrun starts, from the images to the files."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,23 +16,18 @@ pytestmark = pytest.mark.skipif(
     reason="this torch has no gloo to join two processes with",
 )
 
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
 
 @pytest.fixture(scope="module")
-def folder(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    run_two_ranks: Callable[..., None],
+    tiny_config: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The output folder of a training that scored itself on the way and at the end."""
     folder = tmp_path_factory.mktemp("two_ranks") / "run"
-    command = [*LAUNCHER, "-m", "detengine", "train", "-c", str(tiny_config)]
+    command = ["-m", "detengine", "train", "-c", tiny_config, "--output-dir", folder]
     settings = ["SOLVER.MAX_ITER", "4", "SOLVER.TEST_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "3"]
-    source = str(Path(__file__).parents[1] / "src")
-    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, "--output-dir", str(folder), *settings],
-        check=True,
-        timeout=120,
-        env=environment,
-    )
+    run_two_ranks(*command, *settings)
     return folder
 
 

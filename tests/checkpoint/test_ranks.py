@@ -1,32 +1,16 @@
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from detengine.checkpoint.files import load_file
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ranks_program.py wrote from two gloo processes, started once by torchrun."""
+def folder(run_two_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ranks_program.py wrote from two processes."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    source = str(HERE.parents[1] / "src")
-    subprocess.run(
-        [*launcher, str(HERE / "ranks_program.py"), str(folder)],
-        check=True,
-        timeout=120,
-        env={
-            **os.environ,
-            "PYTHONPATH": source,
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-        },
-    )
+    run_two_ranks(Path(__file__).parent / "ranks_program.py", folder)
     return folder
 
 
