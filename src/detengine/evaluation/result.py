@@ -1,9 +1,7 @@
 """What an evaluation found: COCO's numbers, as values, as a table, as names for the sinks."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 Metrics = dict[str, dict[str, float]]
 
@@ -41,19 +39,6 @@ class EvaluationResult:
     def to_json(self) -> Metrics:
         """The data set's entry in results.json."""
         return {iou_type: dict(metrics) for iou_type, metrics in self.metrics.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it in plain types."""
-        return {
-            "metrics": self.to_json(),
-            "per_class": {iou_type: dict(ap) for iou_type, ap in self.per_class.items()},
-            "num_images": self.num_images,
-        }
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "EvaluationResult":
-        """What `to_dict` gave."""
-        return cls(plain["metrics"], plain["per_class"], plain["num_images"])
 
     def table(self) -> str:
         """All numbers in percent, aligned: a row for each iou type, then each class's AP."""
