@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from detengine.checkpoint.checkpointer import Checkpointer, DetectronCheckpointer
-from detengine.checkpoint.files import load_file
+from detengine.checkpoint.files import load_file, save_file
 from detengine.config.load import load_config
 
 OPTIMIZERS = {
@@ -94,6 +94,16 @@ def test_a_checkpoint_holds_the_entries_that_the_format_fixes(tmp_path: Path) ->
     assert (data["categories"], data["config"]) == (["cat", "dog"], "SEED: 3\n")
     assert data["precision"] is None
     assert list(data["model"]) == list(run.model.state_dict())
+
+
+def test_a_run_that_goes_on_with_other_ranks_says_how_many_it_has(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.save("of_one", iteration=1)
+    before = load_file(tmp_path / "of_one.pth") | {"world_size": 8}
+    save_file(tmp_path / "of_eight.pth", before)
+    run.tag_last_checkpoint("of_eight.pth")
+    run.save("of_one_again", **run.resume())
+    assert load_file(tmp_path / "of_one_again.pth")["world_size"] == 1
 
 
 def test_last_checkpoint_holds_a_relative_name_so_that_the_folder_can_move(tmp_path: Path) -> None:

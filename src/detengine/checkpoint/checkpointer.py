@@ -155,8 +155,8 @@ class Checkpointer:
             "model": dict(unwrapped(self.model).state_dict()),
             **dict.fromkeys(_STATES),
             **states,
-            "world_size": comm.get_world_size(),
             **arguments,
+            "world_size": comm.get_world_size(),  # not that of the run that was resumed
             "categories": self.class_names,
             "config": self.config,
         }
