@@ -236,6 +236,14 @@ def test_data_sets_that_are_built_already_are_not_read_again(
     assert [loader.dataset.name for loader in loaders] == ["wide", "high"]
 
 
+@pytest.mark.parametrize(("device", "pinned"), [("auto", True), ("cuda:1", True), ("cpu", False)])
+def test_memory_is_pinned_for_a_gpu_that_is_used(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _training(make_config("MODEL.DEVICE", device)).pin_memory is pinned
+
+
 def test_a_data_set_named_twice_is_trained_on_twice(make_config: MakeConfig) -> None:
     assert len(_training(make_config("DATASETS.TRAIN", "[wide, wide]")).dataset) == 10
 

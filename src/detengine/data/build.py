@@ -205,7 +205,7 @@ def make_training_loader(
         world_size=world_size,
         accumulate=accumulate,
     )
-    return _loader(data, sampler, cfg.DATALOADER.NUM_WORKERS, keep_workers=True)
+    return _loader(cfg, data, sampler, keep_workers=True)
 
 
 def make_evaluation_loader(
@@ -216,16 +216,17 @@ def make_evaluation_loader(
     own = range(rank, len(dataset), world_size)
     data = EvaluationData(dataset, build_transforms(cfg, is_train=False))
     sampler = BatchSampler(own, images, drop_last=False)
-    return _loader(data, sampler, cfg.DATALOADER.NUM_WORKERS, keep_workers=False)
+    return _loader(cfg, data, sampler, keep_workers=False)
 
 
-def _loader(data: Any, batch_sampler: Any, workers: int, *, keep_workers: bool) -> Loader:
+def _loader(cfg: Config, data: Any, batch_sampler: Any, *, keep_workers: bool) -> Loader:
+    workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
         data,
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=cfg.MODEL.DEVICE not in ("cpu", "mps") and torch.cuda.is_available(),
         persistent_workers=keep_workers and workers > 0,
         # its own: without one, each iter() draws from torch's global generator
         generator=torch.Generator(),
