@@ -59,7 +59,7 @@ def draw_prediction(
     """
     height, width = image.shape[1:]
     scale = min(max(1.0, _SHORT_SIDE / min(height, width)), _LONG_SIDE / max(height, width))
-    size = (round(width * scale), round(height * scale))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     picture = picture.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
     numbers = _colours(labels, class_names) if colours is None else colours
