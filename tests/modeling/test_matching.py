@@ -3,17 +3,17 @@ import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.ops import box_iou
 
+from detengine.modeling.boxes import ContinuousBoxes, pairwise_iou
 from detengine.modeling.matching import (
     BACKGROUND,
     match_boxes,
-    pairwise_iou,
     sample_balanced,
     sample_rois,
 )
 
 
 def test_without_ground_truth_every_box_is_background():
-    matched = match_boxes(torch.rand(5, 4), torch.empty(0, 4), Matcher(0.5, 0.5))
+    matched = match_boxes(torch.rand(5, 4), torch.empty(0, 4), Matcher(0.5, 0.5), ContinuousBoxes())
     assert matched.tolist() == [BACKGROUND] * 5
 
 
@@ -39,7 +39,14 @@ def test_samples_put_the_positives_of_all_images_first():
         {"boxes": truth[:1], "labels": torch.tensor([3])},
         {"boxes": truth, "labels": torch.tensor([1, 2])},
     ]
-    samples = sample_rois([far, far], targets, Matcher(0.5, 0.5), 8, 0.5)
+    samples = sample_rois(
+        [far, far],
+        targets,
+        Matcher(0.5, 0.5),
+        ContinuousBoxes(),
+        samples_per_image=8,
+        positive_fraction=0.5,
+    )
     order = samples.rois[:3, 0].tolist()
     assert order == [0, 1, 1]
     assert samples.rois[3:, 0].tolist() == [0, 1]

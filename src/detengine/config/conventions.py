@@ -15,6 +15,14 @@ MODERN: dict[str, Any] = {
     "CONVENTIONS": "modern",
     "MODEL": {
         "DEVICE": "auto",
+        "ARITHMETIC": {
+            "INCLUSIVE_PIXELS": False,
+            "ANCHORS": "torchvision",
+            "ROI_LEVELS": "torchvision",
+            "FROZEN_BN_EPSILON": 1e-5,
+            "KEEP_TIES": False,
+            "MIN_DETECTION_SIZE": 1e-2,
+        },
         "BACKBONE": {"CONV_BODY": "R-50-FPN"},
         "RESNETS": {"STRIDE_IN_1X1": False, "BACKBONE_OUT_CHANNELS": 256},
         "RPN": {
@@ -52,6 +60,7 @@ MODERN: dict[str, Any] = {
         },
     },
     "INPUT": {
+        "RESIZE": "torch",
         "TO_BGR255": False,
         "PIXEL_MEAN": (0.485, 0.456, 0.406),
         "PIXEL_STD": (0.229, 0.224, 0.225),

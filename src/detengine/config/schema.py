@@ -68,6 +68,9 @@ class Input(Section):
     """The shorter side in evaluation, in pixels."""
     MAX_SIZE_TEST: Size = 1333
     """The longer side's limit in evaluation, in pixels."""
+    RESIZE: Literal["pillow", "torch"] = "pillow"
+    """pillow: Pillow's bilinear, the longer side cut off to whole pixels, as in the predecessor;
+    torch: torch's antialiased bilinear, both sides rounded to the nearest pixel."""
     CROP_SIZE_TRAIN: Maybe[Pair[Size]] = None
     """(height, width) of the random crop after resizing, in pixels; None: no crop."""
     PIXEL_MEAN: Triple[NonNegative] = (102.9801, 115.9465, 122.7717)

@@ -126,6 +126,24 @@ class RetinaNet(Section):
     """The IoU from which NMS suppresses."""
 
 
+class Arithmetic(Section):
+    """How the model computes with boxes: in the predecessor's ways, or in torchvision's."""
+
+    INCLUSIVE_PIXELS: Switch = True
+    """A box is x2 - x1 + 1 pixels wide, and NMS suppresses at its threshold too; else x2 - x1."""
+    ANCHORS: Literal["detectron", "torchvision"] = "detectron"
+    """detectron: the ratio's sides are rounded at the stride's size, then scaled, and centred
+    on the middle of the cell's pixels; torchvision: centred on the cell's corner, rounded last."""
+    ROI_LEVELS: Literal["detectron", "torchvision"] = "detectron"
+    """Where the 1e-6 stands that a region's level is rounded with: in the logarithm, or behind."""
+    FROZEN_BN_EPSILON: NonNegative = 0.0
+    """Added to the variance in frozen batch norm."""
+    KEEP_TIES: Switch = True
+    """Keep all detections with the score of the last one that DETECTIONS_PER_IMG lets through."""
+    MIN_DETECTION_SIZE: NonNegative = 0.0
+    """The least width and height of a detection, in pixels of the network's input."""
+
+
 class FBNet(Section):
     """The mobile backbones and heads; used where CONV_BODY is FBNet."""
 
@@ -188,6 +206,7 @@ class Model(Section):
     """Build only the proposals' part."""
     CLS_AGNOSTIC_BBOX_REG: Switch = False
     """Regress one box for all classes instead of one for each."""
+    ARITHMETIC: Arithmetic = Arithmetic()
     BACKBONE: Backbone = Backbone()
     FPN: FeaturePyramid = FeaturePyramid()
     GROUP_NORM: GroupNorm = GroupNorm()

@@ -6,7 +6,7 @@ from functools import reduce
 from typing import Any
 
 from torch import nn
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -23,6 +23,7 @@ from detengine.modeling.backbones import (
     make_norm_layer,
     stage_of_stride,
 )
+from detengine.modeling.boxes import ContinuousBoxes
 from detengine.modeling.builder import build_by_name
 from detengine.modeling.poolers import Pooler
 from detengine.modeling.preprocess import Preprocess
@@ -166,6 +167,7 @@ def _build_rpn(cfg: Config, strides: Sequence[int]) -> RegionProposalNetwork:
             tuple((size,) for size in rpn.ANCHOR_SIZES), (tuple(rpn.ASPECT_RATIOS),) * len(strides)
         ),
         RPNHead(cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS, len(rpn.ASPECT_RATIOS)),
+        arithmetic=ContinuousBoxes(),
         matcher=Matcher(rpn.FG_IOU_THRESHOLD, rpn.BG_IOU_THRESHOLD, allow_low_quality_matches=True),
         samples_per_image=rpn.BATCH_SIZE_PER_IMAGE,
         positive_fraction=rpn.POSITIVE_FRACTION,
@@ -201,7 +203,8 @@ def _build_roi_heads(cfg: Config, strides: Sequence[int]) -> RoIHeads:
     return RoIHeads(
         _box_branch(cfg, strides, num_classes),
         _mask_branch(cfg, strides, num_classes) if cfg.MODEL.MASK_ON else None,
-        box_coder=BoxCoder(tuple(heads.BBOX_REG_WEIGHTS)),
+        arithmetic=ContinuousBoxes(),
+        box_weights=heads.BBOX_REG_WEIGHTS,
         matcher=Matcher(heads.FG_IOU_THRESHOLD, heads.BG_IOU_THRESHOLD),
         samples_per_image=heads.BATCH_SIZE_PER_IMAGE,
         positive_fraction=heads.POSITIVE_FRACTION,

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BoxCoder, Matcher
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.models.detection._utils import Matcher
 
+from detengine.modeling.boxes import BoxArithmetic, Weights
 from detengine.modeling.matching import RoISamples, sample_rois
 from detengine.modeling.poolers import to_rois
 from detengine.structures.target import Target
@@ -40,7 +40,8 @@ class RoIHeads(nn.Module):
         box: Branch,
         mask: Branch | None = None,
         *,
-        box_coder: BoxCoder,
+        arithmetic: BoxArithmetic,
+        box_weights: Weights,
         matcher: Matcher,
         samples_per_image: int,
         positive_fraction: float,
@@ -54,7 +55,8 @@ class RoIHeads(nn.Module):
         self.has_masks = mask is not None
         if mask is not None:
             self.mask_pooler, self.mask_head, self.mask_predictor = mask
-        self.box_coder = box_coder
+        self.arithmetic = arithmetic
+        self.box_weights = box_weights
         self.matcher = matcher
         self.samples_per_image = samples_per_image
         self.positive_fraction = positive_fraction
@@ -71,7 +73,12 @@ class RoIHeads(nn.Module):
         features: of each level; proposals: float[P_i, 4] of each image.
         """
         samples = sample_rois(
-            proposals, targets, self.matcher, self.samples_per_image, self.positive_fraction
+            proposals,
+            targets,
+            self.matcher,
+            self.arithmetic,
+            samples_per_image=self.samples_per_image,
+            positive_fraction=self.positive_fraction,
         )
         losses = self._box_losses(*self._predict_boxes(features, samples.rois), samples)
         if self.has_masks:
@@ -87,12 +94,12 @@ class RoIHeads(nn.Module):
         """Each image's detections, best first: boxes, scores, labels[, mask_probs]."""
         class_logits, deltas = self._predict_boxes(features, to_rois(proposals))
         scores = class_logits.softmax(dim=1)
-        boxes = self.box_coder.decode_single(deltas, torch.cat(list(proposals)))
+        boxes = self.arithmetic.decode(deltas, torch.cat(list(proposals)), self.box_weights)
         counts = [len(each) for each in proposals]
         detections = [
             self._select(*image)
             for image in zip(
-                boxes.view(*scores.shape, 4).split_with_sizes(counts),
+                boxes.split_with_sizes(counts),
                 scores.split_with_sizes(counts),
                 image_sizes,
                 strict=True,
@@ -122,7 +129,9 @@ class RoIHeads(nn.Module):
         deltas_of_classes = deltas.view(*class_logits.shape, 4)[:positives]
         loss_box_reg = F.smooth_l1_loss(
             deltas_of_classes.gather(1, own_class)[:, 0],
-            self.box_coder.encode_single(samples.matched_boxes, samples.rois[:positives, 1:]),
+            self.arithmetic.encode(
+                samples.matched_boxes, samples.rois[:positives, 1:], self.box_weights
+            ),
             beta=self.smooth_l1_beta,
             reduction="sum",
         )
@@ -159,12 +168,13 @@ class RoIHeads(nn.Module):
         self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]
     ) -> dict[str, Tensor]:
         """One image's detections from boxes float[P, K + 1, 4] and scores float[P, K + 1]."""
-        boxes = clip_boxes_to_image(boxes, image_size)
-        is_large = (boxes[:, :, 2:] - boxes[:, :, :2] >= MIN_DETECTION_SIZE).all(dim=2)
+        boxes = self.arithmetic.clip(boxes, image_size)
+        is_large = (self.arithmetic.sides(boxes) >= MIN_DETECTION_SIZE).all(dim=2)
         proposal, label = torch.where((is_large & (scores > self.score_threshold))[:, 1:])
         label = label + 1
         boxes, scores = boxes[proposal, label], scores[proposal, label]
-        kept = batched_nms(boxes, scores, label, self.nms_threshold)[: self.detections_per_image]
+        kept = self.arithmetic.nms(boxes, scores, label, self.nms_threshold)
+        kept = kept[: self.detections_per_image]
         return {"boxes": boxes[kept], "scores": scores[kept], "labels": label[kept]}
 
     def _add_masks(

@@ -6,12 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from detengine.modeling.boxes import BoxArithmetic
 from detengine.modeling.matching import match_boxes, sample_balanced
 from detengine.structures.target import Target
+
+BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+"""Of the proposals' deltas; those of the detections can be chosen."""
 
 
 class ProposalLimits(NamedTuple):
@@ -33,6 +36,7 @@ class RegionProposalNetwork(nn.Module):
         anchor_generator: AnchorGenerator,
         head: nn.Module,
         *,
+        arithmetic: BoxArithmetic,
         matcher: Matcher,
         samples_per_image: int,
         positive_fraction: float,
@@ -45,7 +49,7 @@ class RegionProposalNetwork(nn.Module):
         super().__init__()
         self.anchor_generator = anchor_generator
         self.head = head
-        self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        self.arithmetic = arithmetic
         self.matcher = matcher
         self.samples_per_image = samples_per_image
         self.positive_fraction = positive_fraction
@@ -112,11 +116,11 @@ class RegionProposalNetwork(nn.Module):
         )
         proposals = []
         for image_boxes, image_scores, size in zip(boxes, scores, image_sizes, strict=True):
-            clipped = clip_boxes_to_image(image_boxes, size)
-            is_large = (clipped[:, 2:] - clipped[:, :2] >= self.min_size).all(dim=1)
+            clipped = self.arithmetic.clip(image_boxes, size)
+            is_large = (self.arithmetic.sides(clipped) >= self.min_size).all(dim=1)
             large = torch.where(is_large)[0]
             clipped = clipped[large]
-            kept = batched_nms(
+            kept = self.arithmetic.nms(
                 clipped, image_scores[large], level_of_box[large], self.nms_threshold
             )
             proposals.append(clipped[kept[: limits.post_nms]])
@@ -125,8 +129,8 @@ class RegionProposalNetwork(nn.Module):
     def _decode(self, deltas: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
         """float[N, K, 4]: the boxes of the chosen anchors of one level. index: int64[N, K]."""
         chosen = deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
-        boxes: Tensor = self.box_coder.decode_single(
-            chosen.flatten(0, 1), anchors[index].flatten(0, 1)
+        boxes = self.arithmetic.decode(
+            chosen.flatten(0, 1), anchors[index].flatten(0, 1), BOX_WEIGHTS
         )
         return boxes.view_as(chosen)
 
@@ -136,7 +140,7 @@ class RegionProposalNetwork(nn.Module):
         """logits: float[N, A]; deltas: float[N, A, 4]; anchors: float[A, 4], of every image."""
         positives, negatives, positive_anchors, matched_boxes = [], [], [], []
         for image, target in enumerate(targets):
-            matched = match_boxes(anchors, target["boxes"], self.matcher)
+            matched = match_boxes(anchors, target["boxes"], self.matcher, self.arithmetic)
             positive, negative = sample_balanced(
                 matched, self.samples_per_image, self.positive_fraction
             )
@@ -153,7 +157,9 @@ class RegionProposalNetwork(nn.Module):
         )
         loss_box_reg = F.smooth_l1_loss(
             deltas.flatten(0, 1)[positive],
-            self.box_coder.encode_single(torch.cat(matched_boxes), torch.cat(positive_anchors)),
+            self.arithmetic.encode(
+                torch.cat(matched_boxes), torch.cat(positive_anchors), BOX_WEIGHTS
+            ),
             beta=self.smooth_l1_beta,
             reduction="sum",
         )

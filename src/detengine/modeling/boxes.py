@@ -1,0 +1,139 @@
+"""The two ways to compute with boxes: continuous, as torchvision does, and inclusive of pixels.
+
+An inclusive box (x1, y1, x2, y2) names the first and the last pixel that belong to it, so that it
+is x2 - x1 + 1 wide: the arithmetic of Caffe2's Detectron and of maskrcnn-benchmark.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import batched_nms, box_area, clip_boxes_to_image, nms
+
+Weights = Sequence[float]
+"""Factors of the regressed (dx, dy, dw, dh)."""
+
+
+class BoxArithmetic(Protocol):
+    """What a detector computes with boxes. They are float[..., 4] as xyxy, in pixels."""
+
+    def encode(self, truth: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
+        """The deltas that lead from each box to its truth: float[N, 4] of two float[N, 4]."""
+
+    def decode(self, deltas: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
+        """The boxes that deltas lead to: float[N, K, 4] of float[N, 4 K] and float[N, 4]."""
+
+    def clip(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Cut off what lies outside of the image. size: (height, width)."""
+
+    def sides(self, boxes: Tensor) -> Tensor:
+        """The width and the height: float[..., 2]."""
+
+    def area(self, boxes: Tensor) -> Tensor:
+        """float[N] of float[N, 4]."""
+
+    def iou(self, boxes: Tensor, others: Tensor) -> Tensor:
+        """The intersection over union of every pair: float[N, M]."""
+
+    def nms(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+        """The boxes that no better one of their group suppresses: int64[K], best first.
+
+        groups: int64[N], a level or a class. threshold: the IoU that suppresses.
+        """
+
+
+@dataclass(frozen=True)
+class ContinuousBoxes:
+    """torchvision's arithmetic, by torchvision's own functions; NMS suppresses above threshold."""
+
+    def encode(self, truth: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
+        deltas: Tensor = BoxCoder(tuple(weights)).encode_single(truth, boxes)
+        return deltas
+
+    def decode(self, deltas: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
+        decoded: Tensor = BoxCoder(tuple(weights)).decode_single(deltas, boxes)
+        return decoded.view(len(boxes), deltas.shape[1] // 4, 4)
+
+    def clip(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        clipped: Tensor = clip_boxes_to_image(boxes, size)
+        return clipped
+
+    def sides(self, boxes: Tensor) -> Tensor:
+        return boxes[..., 2:] - boxes[..., :2]
+
+    def area(self, boxes: Tensor) -> Tensor:
+        areas: Tensor = box_area(boxes)
+        return areas
+
+    def iou(self, boxes: Tensor, others: Tensor) -> Tensor:
+        return pairwise_iou(boxes, others)
+
+    def nms(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+        kept: Tensor = batched_nms(boxes, scores, groups, threshold)
+        return kept
+
+
+@dataclass(frozen=True)
+class InclusiveBoxes:
+    """The predecessor's arithmetic: the same formulas, on boxes that reach over their last pixel.
+
+    NMS suppresses at the threshold too, as the predecessor's does on a CPU (nms_cpu.cpp); a
+    threshold of 0 suppresses nothing.
+    """
+
+    def encode(self, truth: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
+        return ContinuousBoxes().encode(_opened(truth), _opened(boxes), weights)
+
+    def decode(self, deltas: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
+        decoded = ContinuousBoxes().decode(deltas, _opened(boxes), weights)
+        decoded[..., 2:] -= 1
+        return decoded
+
+    def clip(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        return ContinuousBoxes().clip(boxes, (size[0] - 1, size[1] - 1))
+
+    def sides(self, boxes: Tensor) -> Tensor:
+        return boxes[..., 2:] - boxes[..., :2] + 1
+
+    def area(self, boxes: Tensor) -> Tensor:
+        return self.sides(boxes).prod(dim=-1)
+
+    def iou(self, boxes: Tensor, others: Tensor) -> Tensor:
+        return pairwise_iou(_opened(boxes), _opened(others))
+
+    def nms(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+        if threshold <= 0 or len(boxes) == 0:
+            return scores.argsort(descending=True)
+        # float64 holds the groups' places side by side without rounding the boxes.
+        opened = _opened(boxes.double())
+        apart = opened + (groups * (opened.max() - opened.min() + 1))[:, None]
+        kept: Tensor = nms(apart, scores.double(), _just_below(threshold))
+        return kept
+
+
+def _opened(boxes: Tensor) -> Tensor:
+    """The continuous box of an inclusive one: up to the far edge of its last pixel."""
+    return boxes + boxes.new_tensor([0, 0, 1, 1])
+
+
+def _just_below(threshold: float) -> float:
+    """What the threshold, as a float32, is above of by the least: > of it is >= of that."""
+    single = torch.tensor(threshold, dtype=torch.float32)
+    return float(torch.nextafter(single, torch.tensor(-1.0)))
+
+
+def pairwise_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+    """float[N, M] of float[N, 4] and float[M, 4]: torchvision's `box_iou` to the last bit.
+
+    x and y apart and in place, which takes a fifth of its time on 25 boxes and 9,000 anchors.
+    """
+    x1, y1, x2, y2 = boxes_xyxy.T[:, :, None]
+    other_x1, other_y1, other_x2, other_y2 = others_xyxy.T.contiguous()
+    width = torch.minimum(x2, other_x2).sub_(torch.maximum(x1, other_x1)).clamp_(min=0)
+    height = torch.minimum(y2, other_y2).sub_(torch.maximum(y1, other_y1)).clamp_(min=0)
+    intersection = width.mul_(height)
+    union = (box_area(boxes_xyxy)[:, None] + box_area(others_xyxy)).sub_(intersection)
+    return intersection.div_(union)
