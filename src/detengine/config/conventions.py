@@ -65,7 +65,7 @@ MODERN: dict[str, Any] = {
         "PIXEL_MEAN": (0.485, 0.456, 0.406),
         "PIXEL_STD": (0.229, 0.224, 0.225),
     },
-    "DATALOADER": {"NUM_WORKERS": 2},
+    "DATALOADER": {"NUM_WORKERS": 2, "SIZE_DIVISIBILITY": None},
     "SOLVER": {
         "MAX_ITER": 90000,
         "BASE_LR": 0.02,

@@ -113,8 +113,9 @@ class DataLoader(Section):
 
     NUM_WORKERS: Count = 4
     """Loading processes of each rank; 0: the training process loads by itself."""
-    SIZE_DIVISIBILITY: Count = 0
-    """Batches are padded to multiples of this many pixels; modern: and of the trunk's stride."""
+    SIZE_DIVISIBILITY: Maybe[Count] = 0
+    """Batches are padded to multiples of this many pixels; 0: to the largest image; None: to
+    multiples of the backbone's coarsest stride."""
     ASPECT_RATIO_GROUPING: Switch = True
     """Put upright and lying images into separate batches, which saves padding."""
 
