@@ -59,6 +59,16 @@ class RoISamples(NamedTuple):
     matched_boxes: Tensor
     matched_index: list[Tensor]
 
+    @property
+    def positive_rois(self) -> Tensor:
+        """float[P, 5]."""
+        return self.rois[: len(self.matched_boxes)]
+
+    def positives_of_images(self) -> tuple[Tensor, ...]:
+        """The positives' boxes of each image: float[P_i, 4], xyxy."""
+        counts = [len(index) for index in self.matched_index]
+        return self.positive_rois[:, 1:].split_with_sizes(counts)
+
 
 @torch.no_grad()
 def sample_rois(

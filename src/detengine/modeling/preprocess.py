@@ -7,15 +7,24 @@ from torch import Tensor, nn
 
 
 class Preprocess(nn.Module):
-    """Scale to [0, 1], subtract the mean, divide by the deviation, pad with zeros to one size.
+    """Bring into the range, subtract the mean, divide by the deviation, pad with zeros to one size.
 
-    mean, std: of RGB in [0, 1]. size_divisible: the batch's height and width are multiples of it.
-    The arithmetic is that of torchvision's GeneralizedRCNNTransform on uint8 / 255, to the last
-    bit; nothing is resized, that is the loader's work.
+    mean, std: of RGB in [0, 1], or with to_bgr255 of BGR in 0 to 255, in these orders.
+    size_divisible: the batch's height and width are multiples of it. For RGB the arithmetic is that
+    of torchvision's GeneralizedRCNNTransform on uint8 / 255, to the last bit; nothing is resized,
+    that is the loader's work.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], size_divisible: int) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size_divisible: int,
+        *,
+        to_bgr255: bool = False,
+    ) -> None:
         super().__init__()
+        self.to_bgr255 = to_bgr255
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -35,7 +44,12 @@ class Preprocess(nn.Module):
         )
         batch = self.mean.new_zeros(len(images), 3, height, width)
         for padded, image, (h, w) in zip(batch, images, sizes, strict=True):
-            padded[:, :h, :w].copy_(image).div_(255).sub_(self.mean).div_(self.std)
+            inside = padded[:, :h, :w]
+            if self.to_bgr255:
+                inside.copy_(image.flip(0))
+            else:
+                inside.copy_(image).div_(255)
+            inside.sub_(self.mean).div_(self.std)
         return batch, sizes
 
 
