@@ -15,6 +15,7 @@ MODERN: dict[str, Any] = {
     "CONVENTIONS": "modern",
     "MODEL": {
         "DEVICE": "auto",
+        "INITIALISATION": "torchvision",
         "ARITHMETIC": {
             "INCLUSIVE_PIXELS": False,
             "ANCHORS": "torchvision",

@@ -206,6 +206,9 @@ class Model(Section):
     """Build only the proposals' part."""
     CLS_AGNOSTIC_BBOX_REG: Switch = False
     """Regress one box for all classes instead of one for each."""
+    INITIALISATION: Literal["caffe2", "torchvision"] = "caffe2"
+    """How the parameters that no weights fill are drawn: as the predecessor draws them, after
+    Caffe2's fills, or as torchvision's models do."""
     ARITHMETIC: Arithmetic = Arithmetic()
     BACKBONE: Backbone = Backbone()
     FPN: FeaturePyramid = FeaturePyramid()
