@@ -77,7 +77,7 @@ def build_detection_model(cfg: Config) -> nn.Module:
     if cfg.MODEL.MASK_ON:
         _raise_if_not_built(cfg, _MASKS_ONLY_BUILT_WITH)
     strides = _pyramid_strides(cfg)
-    size_divisible = math.lcm(min(strides[-1], 32), max(cfg.DATALOADER.SIZE_DIVISIBILITY, 1))
+    size_divisible = math.lcm(min(strides[-1], 32), cfg.DATALOADER.SIZE_DIVISIBILITY or 1)
     return GeneralizedRCNN(
         Preprocess(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, size_divisible),
         _build_backbone(cfg, strides),
