@@ -17,8 +17,11 @@ class MaskPixelPredictor(nn.Module):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.mask_fcn_logits = nn.Conv2d(in_channels, num_classes, 1)
-        nn.init.kaiming_normal_(self.mask_fcn_logits.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.mask_fcn_logits.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+            else:
+                nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.mask_fcn_logits(features)
