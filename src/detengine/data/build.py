@@ -13,7 +13,7 @@ from detengine.data.coco import load_coco
 from detengine.data.collate import collate
 from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingData
 from detengine.data.order import BatchOrder, RankBatchSampler
-from detengine.data.transforms import RandomCrop, ShortestEdgeResize
+from detengine.data.transforms import RandomCrop, make_resize
 from detengine.data.voc import IMAGE_FOLDER, load_voc
 from detengine.distributed.comm import get_rank, get_world_size
 from detengine.structures.categories import merge_class_names, raise_if_classes_unknown
@@ -97,6 +97,7 @@ def build_datasets(
             class_names,
             with_masks=cfg.MODEL.MASK_ON,
             with_keypoints=cfg.MODEL.KEYPOINT_ON,
+            inclusive_pixels=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
         )
         for name in names
     ]
@@ -105,23 +106,25 @@ def build_datasets(
 def build_transforms(cfg: Config, is_train: bool) -> list[v2.Transform]:
     """The stages that change something, in their order: colours, flips, resize, crop.
 
-    Flips come before resizing, because torchvision mirrors keypoints as pixels (width - 1 - x).
+    Flips come before resizing, because torchvision mirrors keypoints as pixels (width - 1 - x). So
+    does the predecessor, but in the resized image: where its boxes are, flips come last. With
+    TEST.BBOX_AUG nothing is resized for evaluation, as `TestTimeAugmentation` does it itself.
     """
-    options = cfg.INPUT
+    options, inclusive_pixels = cfg.INPUT, cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS
     if not is_train:
-        return [ShortestEdgeResize((options.MIN_SIZE_TEST,), options.MAX_SIZE_TEST)]
+        sizes = (options.MIN_SIZE_TEST,), options.MAX_SIZE_TEST
+        return [] if cfg.TEST.BBOX_AUG.ENABLED else [make_resize(options.RESIZE, *sizes)]
     colours = (options.BRIGHTNESS, options.CONTRAST, options.SATURATION, options.HUE)
-    stages: list[v2.Transform] = []
-    if any(colours):
-        stages.append(v2.ColorJitter(*colours))
+    stages: list[v2.Transform] = [v2.ColorJitter(*colours)] if any(colours) else []
+    flips: list[v2.Transform] = []
     if options.HORIZONTAL_FLIP_PROB_TRAIN > 0:
-        stages.append(v2.RandomHorizontalFlip(options.HORIZONTAL_FLIP_PROB_TRAIN))
+        flips.append(v2.RandomHorizontalFlip(options.HORIZONTAL_FLIP_PROB_TRAIN))
     if options.VERTICAL_FLIP_PROB_TRAIN > 0:
-        stages.append(v2.RandomVerticalFlip(options.VERTICAL_FLIP_PROB_TRAIN))
-    stages.append(ShortestEdgeResize(options.MIN_SIZE_TRAIN, options.MAX_SIZE_TRAIN))
+        flips.append(v2.RandomVerticalFlip(options.VERTICAL_FLIP_PROB_TRAIN))
+    sizing = [make_resize(options.RESIZE, options.MIN_SIZE_TRAIN, options.MAX_SIZE_TRAIN)]
     if options.CROP_SIZE_TRAIN is not None:
-        stages.append(RandomCrop(options.CROP_SIZE_TRAIN))
-    return stages
+        sizing.append(RandomCrop(options.CROP_SIZE_TRAIN, inclusive_pixels=inclusive_pixels))
+    return stages + (sizing + flips if inclusive_pixels else flips + sizing)
 
 
 def _load(cfg: Config, name: str) -> tuple[GroundTruth, Path]:

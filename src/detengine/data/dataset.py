@@ -35,6 +35,8 @@ class DetectionDataset(Dataset[Sample]):
     crowd nor difficult, with an area (and, with_masks, a mask). Boxes are clipped to their image.
     An image without such annotations has an empty target. Everything is held in a few tensors, so
     that loader workers share it.
+    inclusive_pixels: boxes name their first and last pixel, as in the predecessor, x2 and y2 one
+    less than in the files; those of one pixel's width or height have no area then.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class DetectionDataset(Dataset[Sample]):
         *,
         with_masks: bool = False,
         with_keypoints: bool = False,
+        inclusive_pixels: bool = False,
     ) -> None:
         """Raises ValueError if masks or keypoints are asked for and the data set has none."""
         for kind, asked_for, column in (
@@ -59,13 +62,16 @@ class DetectionDataset(Dataset[Sample]):
         self.image_folder = image_folder
         self.with_masks = with_masks
         self.with_keypoints = with_keypoints
+        self.inclusive_pixels = inclusive_pixels
         self._truth = ground_truth
         label_of_id = ground_truth.categories.labels_of_ids(self.class_names)
         self._labels = torch.zeros_like(ground_truth.category_ids)
         for category_id, label in label_of_id.items():
             self._labels[ground_truth.category_ids == category_id] = label
-        size = sizes_wh(ground_truth).repeat(1, 2)
-        self._boxes = torch.minimum(boxes_xyxy(ground_truth).clamp(min=0), size).float()
+        boxes = _clipped_boxes(ground_truth)
+        if inclusive_pixels:
+            boxes -= boxes.new_tensor([0, 0, 1, 1])
+        self._boxes = boxes.float()
         keypoints = ground_truth.keypoints
         self._keypoints = torch.empty(0, 0, 3) if keypoints is None else keypoints.float()
         self._asked_for = (self._labels > 0) & ~ground_truth.is_crowd & ~ground_truth.is_difficult
@@ -104,12 +110,16 @@ class DetectionDataset(Dataset[Sample]):
 
     def warn_of_what_is_not_trained_on(self) -> None:
         """Log what is amiss with the annotations: one warning for each kind, counted and named."""
-        self._warn("have a box without area and are not trained on", ~self._has_area())
+        empty = "of at most a pixel's width or height" if self.inclusive_pixels else "without area"
+        self._warn(f"have a box {empty} and are not trained on", ~self._has_area())
         if self.with_masks:
             culprits = self._has_area() & ~self._has_mask()
             self._warn("have no mask and are not trained on (MODEL.MASK_ON)", culprits)
-        beyond = (boxes_xyxy(self._truth) - self._boxes).abs().amax(dim=1) > _MOST_PIXELS_BEYOND
-        self._warn("reach out of their image by more than a pixel; they are clipped", beyond)
+        beyond = (boxes_xyxy(self._truth) - _clipped_boxes(self._truth)).abs().amax(dim=1)
+        self._warn(
+            "reach out of their image by more than a pixel; they are clipped",
+            beyond > _MOST_PIXELS_BEYOND,
+        )
 
     def _has_area(self) -> Tensor:
         return (self._boxes[:, 2:] > self._boxes[:, :2]).all(dim=1)
@@ -194,7 +204,12 @@ class TrainingData(Dataset[Sample]):
         dataset = self.datasets[which]
         sample = dataset[index - int(self._stops[which]) + len(dataset)]
         with seeded(self._seed, epoch, index):
-            return transform_sample(sample, self._stages, self._keypoint_flips[which])
+            return transform_sample(
+                sample,
+                self._stages,
+                self._keypoint_flips[which],
+                inclusive_pixels=dataset.inclusive_pixels,
+            )
 
 
 class EvaluationData(Dataset[Sample]):
@@ -218,6 +233,11 @@ class EvaluationData(Dataset[Sample]):
         image_id = int(self.ground_truth().image_ids[index])
         sample = Sample(image, {"image_size": size, "original_size": size}, image_id)
         return transform_sample(sample, self._stages)
+
+
+def _clipped_boxes(truth: GroundTruth) -> Tensor:
+    """float64[N, 4], continuous xyxy without what lies outside of the image."""
+    return torch.minimum(boxes_xyxy(truth).clamp(min=0), sizes_wh(truth).repeat(1, 2))
 
 
 def _raise_without(name: str, kind: str) -> NoReturn:

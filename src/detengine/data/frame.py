@@ -46,10 +46,15 @@ class Frame(tv_tensors.TVTensor):  # type: ignore[misc]  # torchvision has no ty
         scale_x, shift_x, scale_y, shift_y = self.tolist()
         return (scale_x, shift_x, scale_y, shift_y)
 
+    def flips(self) -> tuple[bool, bool]:
+        """Whether it is mirrored left to right, and whether top to bottom; two flips are none."""
+        scale_x, _, scale_y, _ = self.affine()
+        return scale_x < 0, scale_y < 0
+
     def is_mirrored(self) -> bool:
         """Whether left and right have changed places: after one flip, not after two."""
-        scale_x, _, scale_y, _ = self.affine()
-        return scale_x * scale_y < 0
+        left_to_right, top_to_bottom = self.flips()
+        return left_to_right != top_to_bottom
 
     def moved(self, to_current: Affine, size: tuple[int, int]) -> "Frame":
         """The frame of a new image of this size. to_current maps its points to the current ones."""
