@@ -22,8 +22,14 @@ from detengine.config.load import load_config
         (["SOLVER", "3"], "SOLVER is '3'; expected a section with keys"),
         (["SOLVER.SEED.X", "3"], "SOLVER.SEED"),
         (["SEED.X", "3"], "SEED.X cannot be set, because SEED is 0 and has no keys"),
-        (["DATASETS.DEFINE.a.ROOT", "x"], "DATASETS.DEFINE.a.FORMAT is missing; expected coco or"),
-        (["DATASETS.DEFINE.a.FORMAT", "vok"], "DATASETS.DEFINE.a.FORMAT is vok; expected coco or"),
+        (
+            ["DATASETS.DEFINE.a.ROOT", "x"],
+            "DATASETS.DEFINE.a.FORMAT is missing; expected coco,",
+        ),
+        (
+            ["DATASETS.DEFINE.a.FORMAT", "vok"],
+            "DATASETS.DEFINE.a.FORMAT is vok; expected coco, voc",
+        ),
         (["DATASETS.DEFINE.a.FORMAT", "coco"], "DATASETS.DEFINE.a.IMAGES is missing, and has no"),
         (["DATASETS.DEFINE.a", "x"], "DATASETS.DEFINE.a is 'x'; expected a section with keys"),
         (

@@ -28,6 +28,10 @@ MASK_RCNN_1X = """
     MODEL:
       META_ARCHITECTURE: "GeneralizedRCNN"
       WEIGHT: "catalog://ImageNetPretrained/MSRA/R-50"
+      BACKBONE:
+        CONV_BODY: "R-50-FPN"
+      ROI_HEADS:
+        USE_FPN: True
       RPN:
         USE_FPN: True
         ANCHOR_STRIDE: (4, 8, 16, 32, 64)
@@ -183,6 +187,54 @@ def test_a_value_where_a_section_is_expected_does_not_drop_the_section(write: Wr
 def test_an_override_without_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'SEED' has no value; expected pairs of KEY VALUE"):
         load_config(None, ["SOLVER.MAX_ITER", "3", "SEED"])
+
+
+def test_overrides_may_be_values_instead_of_text(tmp_path: Path) -> None:
+    cfg = load_config(
+        None,
+        [
+            *("INPUT.MIN_SIZE_TEST", 320, "SOLVER.BASE_LR", 1, "MODEL.MASK_ON", False),
+            *("SOLVER.STEPS", [5, 6], "MODEL.RPN.ANCHOR_SIZES", "(8, 16)", "OUTPUT_DIR", tmp_path),
+            *("INPUT.MIN_SIZE_TRAIN", (640, "672"), "SOLVER.CLIP_NORM", None),
+            *("TEST.EXPECTED_RESULTS", [["bbox", "AP", [0.4, 0.1]]]),
+        ],
+    )
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.SOLVER.BASE_LR) == (320, 1.0)
+    assert (cfg.SOLVER.STEPS, cfg.MODEL.RPN.ANCHOR_SIZES) == ((5, 6), (8, 16))
+    assert (str(tmp_path), (640, 672)) == (cfg.OUTPUT_DIR, cfg.INPUT.MIN_SIZE_TRAIN)
+    assert cfg.TEST.EXPECTED_RESULTS == (("bbox", "AP", (0.4, 0.1)),)
+
+
+def test_an_override_of_a_section_changes_the_keys_it_names() -> None:
+    cfg = load_config(None, ["SOLVER", {"MAX_ITER": 3, "STEPS": "(1, 2)"}])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.GAMMA) == (3, (1, 2), 0.1)
+
+
+def test_a_value_where_a_key_belongs_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"command line: 3 stands where a key is expected, such"):
+        load_config(None, ["SEED", 1, 3, "SEED"])
+
+
+@pytest.mark.skipif(not RECORDED, reason="../shared is absent")
+@pytest.mark.parametrize(
+    "path", sorted(GOLDEN.glob("*/overrides.json")), ids=lambda p: p.parent.name
+)
+def test_the_recordings_overrides_load_as_they_are_written(path: Path) -> None:
+    recorded = json.loads(path.read_text())
+    pairs = recorded["overrides"]
+    cfg = load_config(GOLDEN / recorded["upstream_config"], pairs)
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        assert value_of(cfg, key) == as_tuple(literal(value)), key
+
+
+def value_of(section: Any, key: str) -> Any:
+    for name in key.split("."):
+        section = getattr(section, name)
+    return section
+
+
+def as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def test_replace_checks_and_leaves_the_original_alone() -> None:

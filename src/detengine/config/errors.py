@@ -1,20 +1,25 @@
 """What is wrong with a configuration, in words: where, which key, what was given and expected."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from detengine.config.schema import CocoDefinition, Config, VocDefinition
+from detengine.config.contradictions import Contradiction
+from detengine.config.schema import CityscapesDefinition, CocoDefinition, Config, VocDefinition
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be read or holds a key or value it must not."""
 
 
-_DEFINITIONS: dict[str, type[BaseModel]] = {"coco": CocoDefinition, "voc": VocDefinition}
+_DEFINITIONS: dict[str, type[BaseModel]] = {
+    "coco": CocoDefinition,
+    "voc": VocDefinition,
+    "cityscapes": CityscapesDefinition,
+}
 
 
 def explain(error: ValidationError, sources: Mapping[tuple[str, ...], str], whole: str) -> str:
@@ -39,8 +44,8 @@ def known_keys(
 
 
 def _line(error: ErrorDetails, sources: Mapping[tuple[str, ...], str], whole: str) -> str:
-    if not error["loc"]:  # values that do not fit together; the message names them
-        return f"{whole}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "contradictions":
+        return "\n".join(_told(each, sources, whole) for each in error["ctx"]["found"])
     path, item, definition = _split(error["loc"])
     key = ".".join(path)
     near = [at for at in sources if _on_one_path(at, path)]
@@ -55,9 +60,16 @@ def _line(error: ErrorDetails, sources: Mapping[tuple[str, ...], str], whole: st
         return f"{source}: {key} {lack}"
     if error["type"].startswith("union_tag"):
         given = error["input"].get("FORMAT", "missing")
-        return f"{source}: {key}.FORMAT is {given}; expected {' or '.join(_DEFINITIONS)}"
+        return f"{source}: {key}.FORMAT is {given}; expected {_listed(_DEFINITIONS)}"
     mistake = f"{source}: {key}{item} is {shortened(error['input'])}; expected {_expected(error)}"
     return mistake if known.get(key) is None else f"{mistake} ({known[key]})"
+
+
+def _told(contradiction: Contradiction, sources: Mapping[tuple[str, ...], str], whole: str) -> str:
+    """The contradiction with the givers of its keys; the rest of them are defaults."""
+    given_in = [sources.get(tuple(key.split("."))) for key in contradiction.keys]
+    givers = list(dict.fromkeys(giver for giver in given_in if giver is not None)) or [whole]
+    return f"{' and '.join(givers)}: {contradiction.message}"
 
 
 def _on_one_path(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -90,6 +102,11 @@ def _nearest(key: str, known: list[str]) -> str:
     same_name = [each for each in known if each.split(".")[-1] == key.split(".")[-1]]
     nearest = get_close_matches(key, same_name, 1, 0.0) or get_close_matches(key, known, 1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _listed(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 _WORDS = {

@@ -5,6 +5,7 @@ All but plain `str` also take their value as text, as KEY VALUE pairs, the prede
 """
 
 import ast
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import yaml
@@ -22,6 +23,23 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
     )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Marks what a key's numbers count or measure, for the reference page."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class NoEffect:
+    """Marks a key that the predecessor's files may have and that changes nothing here.
+
+    why: a clause for the reference page and for the warning when a file changes the key.
+    """
+
+    why: str
 
 
 def value_of_text(value: Any) -> Any:
@@ -53,10 +71,16 @@ Integer = Annotated[int, _FROM_TEXT]
 Count = Annotated[int, Field(ge=0), _FROM_TEXT]
 Size = Annotated[int, Field(ge=1), _FROM_TEXT]
 
+Pixels = Annotated[Size, Unit("pixels")]
+Channels = Annotated[Size, Unit("channels")]
+Images = Annotated[Size, Unit("images")]
+Boxes = Annotated[Size, Unit("boxes")]
+
 Number = Annotated[float, Field(allow_inf_nan=False), _FROM_TEXT]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _FROM_TEXT]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _FROM_TEXT]
-Fraction = Annotated[float, Field(ge=0, le=1), _FROM_TEXT]
+Fraction = Annotated[float, Field(ge=0, le=1), _FROM_TEXT, Unit("fraction")]
+IoU = Annotated[float, Field(ge=0, le=1), _FROM_TEXT, Unit("IoU")]
 BelowOne = Annotated[float, Field(ge=0, lt=1), _FROM_TEXT]
 
 Several = Annotated[tuple[T, ...], _FROM_TEXT]

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from detengine.config.conventions import defaults
 from detengine.config.errors import ConfigError, explain, shortened
+from detengine.config.no_effect import warn_of_keys_without_effect
 from detengine.config.schema import Config, Conventions
 from detengine.config.yaml_files import read_mapping, write_mapping
 
@@ -23,13 +24,15 @@ class Given(NamedTuple):
     source: str
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path | None, overrides: Sequence[Any] = ()) -> Config:
     """Read a YAML file and the KEY VALUE pairs that win over it.
 
-    path: None for the defaults alone. overrides: a flat list of dotted keys, each with its value as
-    text, e.g. ["SOLVER.BASE_LR", "0.01"]. A file may include another by `_BASE_: other.yaml`,
-    relative to its own folder. A later one wins: the defaults of the resulting CONVENTIONS, the
-    included file, the file, the overrides; data sets of DATASETS.DEFINE are merged key by key.
+    path: None for the defaults alone. overrides: a flat list of dotted keys, each with its value,
+    or that as text, e.g. ["SOLVER.BASE_LR", "0.01", "SOLVER.STEPS", (600, 800)]. A file may include
+    another by `_BASE_: other.yaml`, relative to its own folder. A later one wins: the defaults of
+    the resulting CONVENTIONS, the included file, the file, the overrides; data sets of
+    DATASETS.DEFINE are merged key by key.
+    A key without effect that is changed is said once a process, as a warning.
     Raises ConfigError, naming the file, the key, what was given and what was expected.
     """
     given = {} if path is None else _read_file(Path(path), including=())
@@ -38,7 +41,9 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     # A name that is none is refused with all the other values, below.
     known = conventions in get_args(Conventions)
     values = defaults(conventions if known else "maskrcnn_benchmark")
-    return _build(values, given, COMMAND_LINE if path is None else str(path))
+    cfg = _build(values, given, COMMAND_LINE if path is None else str(path))
+    warn_of_keys_without_effect(cfg, {key: each.source for key, each in given.items()})
+    return cfg
 
 
 def replace(cfg: Config, changes: Mapping[str, Any]) -> Config:
@@ -91,16 +96,23 @@ def _flattened(values: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple
             yield (*above, key), value
 
 
-def _read_pairs(overrides: Sequence[str]) -> dict[KeyPath, Given]:
+def _read_pairs(overrides: Sequence[Any]) -> dict[KeyPath, Given]:
     if len(overrides) % 2:
         raise ConfigError(
             f"{COMMAND_LINE}: {overrides[-1]!r} has no value; expected pairs of KEY VALUE, "
             "such as SOLVER.BASE_LR 0.01"
         )
-    return {
-        _path_of(key): Given(value, COMMAND_LINE)
-        for key, value in zip(overrides[::2], overrides[1::2], strict=True)
-    }
+    given = {}
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if not isinstance(key, str):
+            raise ConfigError(
+                f"{COMMAND_LINE}: {key!r} stands where a key is expected, such as SOLVER.BASE_LR; "
+                "the list is KEY VALUE KEY VALUE ..."
+            )
+        nested = {key: str(value) if isinstance(value, Path) else value}
+        for path, each in _flattened(nested):
+            given[(*_path_of(path[0]), *path[1:])] = Given(each, COMMAND_LINE)
+    return given
 
 
 def _path_of(key: str) -> KeyPath:

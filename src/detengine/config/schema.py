@@ -5,31 +5,41 @@ name nothing else; `conventions` says what CONVENTIONS: modern changes. The keys
 predecessor did not have are off by their value here, or do what it did.
 """
 
-from collections import Counter
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from detengine.config.contradictions import find_contradictions
 from detengine.config.field_types import (
     BelowOne,
+    Boxes,
     Count,
     ExpectedResult,
     Fraction,
+    Images,
     Maybe,
     Named,
+    NoEffect,
     NonNegative,
     OneOrMore,
     Pair,
+    Pixels,
     Positive,
     Section,
     Several,
     Size,
     Switch,
     Triple,
+    Unit,
 )
 from detengine.config.schema_model import Model
 
 Conventions: TypeAlias = Literal["maskrcnn_benchmark", "modern"]
+
+ITERATIONS = Unit("iterations")
+INTENSITY = Unit("TO_BGR255: 0..255, else 0..1")
+Intensity = Annotated[NonNegative, INTENSITY]
 
 
 class CocoDefinition(Section):
@@ -40,6 +50,22 @@ class CocoDefinition(Section):
     """The folder of the images."""
     ANNOTATIONS: str
     """The json file."""
+
+
+class CityscapesDefinition(Section):
+    """A data set in Cityscapes' layout. Relative paths start at DATASETS.ROOT."""
+
+    FORMAT: Literal["cityscapes"]
+    IMAGES: str
+    """The folder leftImg8bit, with a folder for each split."""
+    ANNOTATIONS: str
+    """The folder gtFine, with a folder for each split."""
+    SPLIT: Literal["train", "val", "test"]
+    """The folder to use in both."""
+    MODE: Literal["poly", "mask"] = "mask"
+    """Take objects from the polygons (*_polygons.json) or the masks (*_instanceIds.png)."""
+    MINI: Maybe[Images] = None
+    """At most so many images, evenly spaced; None: all."""
 
 
 class VocDefinition(Section):
@@ -54,28 +80,28 @@ class VocDefinition(Section):
     """The class names and their order; None: all that occur."""
 
 
-DatasetDefinition: TypeAlias = CocoDefinition | VocDefinition
+DatasetDefinition: TypeAlias = CocoDefinition | VocDefinition | CityscapesDefinition
 
 
 class Input(Section):
     """How images are resized, varied and normalised."""
 
-    MIN_SIZE_TRAIN: OneOrMore[Size] = (800,)
+    MIN_SIZE_TRAIN: OneOrMore[Pixels] = (800,)
     """The shorter side in training, in pixels; of several, one is drawn for each image."""
-    MAX_SIZE_TRAIN: Size = 1333
+    MAX_SIZE_TRAIN: Pixels = 1333
     """The longer side's limit in training, in pixels."""
-    MIN_SIZE_TEST: Size = 800
+    MIN_SIZE_TEST: Pixels = 800
     """The shorter side in evaluation, in pixels."""
-    MAX_SIZE_TEST: Size = 1333
+    MAX_SIZE_TEST: Pixels = 1333
     """The longer side's limit in evaluation, in pixels."""
     RESIZE: Literal["pillow", "torch"] = "pillow"
     """pillow: Pillow's bilinear, the longer side cut off to whole pixels, as in the predecessor;
     torch: torch's antialiased bilinear, both sides rounded to the nearest pixel."""
-    CROP_SIZE_TRAIN: Maybe[Pair[Size]] = None
+    CROP_SIZE_TRAIN: Maybe[Pair[Pixels]] = None
     """(height, width) of the random crop after resizing, in pixels; None: no crop."""
-    PIXEL_MEAN: Triple[NonNegative] = (102.9801, 115.9465, 122.7717)
+    PIXEL_MEAN: Triple[Intensity] = (102.9801, 115.9465, 122.7717)
     """Subtracted from each channel: BGR in 0..255 if TO_BGR255, else RGB in [0, 1]."""
-    PIXEL_STD: Triple[Positive] = (1.0, 1.0, 1.0)
+    PIXEL_STD: Triple[Annotated[Positive, INTENSITY]] = (1.0, 1.0, 1.0)
     """Each channel is divided by it, in PIXEL_MEAN's order and scale."""
     TO_BGR255: Switch = True
     """Give the model BGR in 0..255, as Caffe2's weights want it, instead of RGB in [0, 1]."""
@@ -85,7 +111,7 @@ class Input(Section):
     """Colour jitter: the factor is drawn from 1 - x to 1 + x."""
     SATURATION: NonNegative = 0.0
     """Colour jitter: the factor is drawn from 1 - x to 1 + x."""
-    HUE: Annotated[Fraction, Field(le=0.5)] = 0.0
+    HUE: Annotated[NonNegative, Field(le=0.5), Unit("turns")] = 0.0
     """Colour jitter: the shift, in turns of the colour circle, is drawn from -x to x."""
     HORIZONTAL_FLIP_PROB_TRAIN: Fraction = 0.5
     """The probability of mirroring left to right."""
@@ -97,13 +123,14 @@ class Datasets(Section):
     """What is trained on and scored."""
 
     TRAIN: Several[str] = ()
-    """Names of the data sets to train on, together."""
+    """Names of the data sets to train on, together: of DEFINE, or of the predecessor's catalog."""
     TEST: Several[str] = ()
     """Names of the data sets to score, one after the other."""
     DEFINE: Named[Annotated[DatasetDefinition, Field(discriminator="FORMAT")]] = Field(default={})
-    """Data sets by name: where their files are, and in which format."""
+    """Data sets by name: where their files are, and in which format. Wins over the catalog."""
     ROOT: str = ""
-    """Where relative paths in DEFINE start; empty: at the working folder."""
+    """The folder where relative paths of data sets start; empty: the working folder for those in
+    DEFINE, `datasets` in it for those that the predecessor's catalog names."""
     CLASSES: Maybe[OneOrMore[str]] = None
     """The classes to use, as labels 1, 2, ...; None: all, as the data sets order them."""
 
@@ -111,9 +138,9 @@ class Datasets(Section):
 class DataLoader(Section):
     """How batches are made."""
 
-    NUM_WORKERS: Count = 4
+    NUM_WORKERS: Annotated[Count, Unit("processes")] = 4
     """Loading processes of each rank; 0: the training process loads by itself."""
-    SIZE_DIVISIBILITY: Maybe[Count] = 0
+    SIZE_DIVISIBILITY: Maybe[Annotated[Count, Unit("pixels")]] = 0
     """Batches are padded to multiples of this many pixels; 0: to the largest image; None: to
     multiples of the backbone's coarsest stride."""
     ASPECT_RATIO_GROUPING: Switch = True
@@ -123,11 +150,11 @@ class DataLoader(Section):
 class Solver(Section):
     """How the weights are updated. An iteration is one step of the optimizer."""
 
-    MAX_ITER: Count = 40000
+    MAX_ITER: Annotated[Count, ITERATIONS] = 40000
     """Iterations of the whole run."""
-    IMS_PER_BATCH: Size = 16
+    IMS_PER_BATCH: Images = 16
     """Images of one iteration, over all ranks and micro-batches."""
-    ACCUMULATE: Size = 1
+    ACCUMULATE: Annotated[Size, Unit("micro-batches")] = 1
     """Micro-batches of one iteration; divides IMS_PER_BATCH."""
     OPTIMIZER: Literal["sgd", "adamw"] = "sgd"
     """The update rule."""
@@ -147,7 +174,7 @@ class Solver(Section):
     """The limit of the gradients' total L2 norm; None: not limited."""
     SCHEDULE: Literal["multistep", "cosine", "onecycle"] = "multistep"
     """The course of the learning rate; the first two begin with the warm-up."""
-    STEPS: Several[Count] = (30000,)
+    STEPS: Several[Annotated[Count, ITERATIONS]] = (30000,)
     """multistep: the iterations at which the learning rate is multiplied by GAMMA, ascending."""
     GAMMA: Positive = 0.1
     """multistep: the factor at each of STEPS."""
@@ -159,19 +186,19 @@ class Solver(Section):
     """multistep, cosine: how the learning rate gets from WARMUP_FACTOR to 1."""
     WARMUP_FACTOR: NonNegative = 1 / 3
     """The first learning rate, relative to BASE_LR; onecycle's too."""
-    WARMUP_ITERS: Count = 500
+    WARMUP_ITERS: Annotated[Count, ITERATIONS] = 500
     """multistep, cosine: iterations of the warm-up."""
     EMA_DECAY: Maybe[BelowOne] = None
     """Decay of the weights' running average, which is scored and saved too; None: no average."""
-    EMA_WARMUP_ITERS: Count = 0
+    EMA_WARMUP_ITERS: Annotated[Count, ITERATIONS] = 0
     """Iterations over which the decay rises to EMA_DECAY."""
     ON_NONFINITE: Literal["stop", "skip"] = "stop"
     """At an infinite or NaN gradient: stop the run, or leave that update out."""
-    LOG_PERIOD: Size = 20
+    LOG_PERIOD: Annotated[Size, ITERATIONS] = 20
     """Iterations between two log lines."""
-    CHECKPOINT_PERIOD: Size = 2500
+    CHECKPOINT_PERIOD: Annotated[Size, ITERATIONS] = 2500
     """Iterations between two checkpoints."""
-    TEST_PERIOD: Count = 0
+    TEST_PERIOD: Annotated[Count, ITERATIONS] = 0
     """Iterations between two evaluations of DATASETS.TEST; 0: only at the end."""
 
 
@@ -182,9 +209,9 @@ class BoxAugmentation(Section):
     """Whether to use more views than the image itself."""
     H_FLIP: Switch = False
     """Add the image mirrored left to right."""
-    SCALES: Several[Size] = ()
+    SCALES: Several[Pixels] = ()
     """Add the image at these lengths of the shorter side, in pixels."""
-    MAX_SIZE: Size = 4000
+    MAX_SIZE: Pixels = 4000
     """The longer side's limit at SCALES, in pixels."""
     SCALE_H_FLIP: Switch = False
     """Add the mirrored image at each of SCALES."""
@@ -193,15 +220,15 @@ class BoxAugmentation(Section):
 class Evaluation(Section):
     """How the model is scored."""
 
-    IMS_PER_BATCH: Size = 8
+    IMS_PER_BATCH: Images = 8
     """Images of one batch, over all ranks."""
-    DETECTIONS_PER_IMG: Size = 100
+    DETECTIONS_PER_IMG: Boxes = 100
     """RetinaNet: the most detections of one image. R-CNN has ROI_HEADS.DETECTIONS_PER_IMG."""
     EXPECTED_RESULTS: Several[ExpectedResult] = ()
     """(task, metric, (mean, standard deviation)), such as (bbox, AP, (0.377, 0.001))."""
-    EXPECTED_RESULTS_SIGMA_TOL: Positive = 4.0
+    EXPECTED_RESULTS_SIGMA_TOL: Annotated[Positive, Unit("standard deviations")] = 4.0
     """How many standard deviations from its mean a metric may be."""
-    PICTURES: Count = 8
+    PICTURES: Annotated[Count, Unit("images")] = 8
     """Pictures of truth and prediction written for each test set."""
     BBOX_AUG: BoxAugmentation = BoxAugmentation()
 
@@ -223,34 +250,22 @@ class Config(Section):
     DATALOADER: DataLoader = DataLoader()
     SOLVER: Solver = Solver()
     TEST: Evaluation = Evaluation()
-    AMP_VERBOSE: Switch = False
-    """Of the predecessor's mixed precision; has no effect."""
-    PATHS_CATALOG: str = ""
-    """The predecessor's Python file of data sets; has no effect, see DATASETS.DEFINE."""
+    AMP_VERBOSE: Annotated[
+        Switch, NoEffect("it was for apex, which torch's own autocast replaces")
+    ] = False
+    """Whether the predecessor's mixed precision talks."""
+    PATHS_CATALOG: Annotated[
+        str, NoEffect("a configuration runs no code; describe data sets under DATASETS.DEFINE")
+    ] = ""
+    """The predecessor's Python file of data sets and weights."""
 
     @model_validator(mode="after")
-    def _raise_if_inconsistent(self) -> "Config":
-        solver = self.SOLVER
-        if solver.IMS_PER_BATCH % solver.ACCUMULATE:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}, which SOLVER.ACCUMULATE, "
-                f"{solver.ACCUMULATE}, does not divide; expected a multiple of it"
+    def _raise_if_contradictory(self) -> "Config":
+        found = find_contradictions(self)
+        if found:
+            raise PydanticCustomError(
+                "contradictions",
+                "{text}",
+                {"text": "\n".join(each.message for each in found), "found": found},
             )
-        if list(solver.STEPS) != sorted(solver.STEPS):
-            raise ValueError(f"SOLVER.STEPS is {solver.STEPS}; expected ascending iterations")
-        if not self.INPUT.TO_BGR255 and max(self.INPUT.PIXEL_MEAN) > 1:
-            raise ValueError(
-                f"INPUT.PIXEL_MEAN is {self.INPUT.PIXEL_MEAN}; expected the mean of RGB in [0, 1] "
-                "where INPUT.TO_BGR255 is False"
-            )
-        _raise_if_doubled("DATASETS.CLASSES", self.DATASETS.CLASSES)
-        for name, definition in self.DATASETS.DEFINE.items():
-            if isinstance(definition, VocDefinition):
-                _raise_if_doubled(f"DATASETS.DEFINE.{name}.CLASSES", definition.CLASSES)
         return self
-
-
-def _raise_if_doubled(key: str, names: tuple[str, ...] | None) -> None:
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
-        raise ValueError(f"{key} has {doubled[0]!r} twice; expected each class once")

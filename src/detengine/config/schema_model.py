@@ -6,19 +6,24 @@ from pydantic import Field
 
 from detengine.config.field_types import (
     BelowOne,
+    Boxes,
+    Channels,
     Count,
     Fraction,
     Integer,
+    IoU,
     MaybeText,
     NonNegative,
     Number,
     OneOrMore,
+    Pixels,
     Positive,
     Quadruple,
     Section,
     Several,
     Size,
     Switch,
+    Unit,
 )
 from detengine.config.schema_rcnn import BoxHead, KeypointHead, MaskHead, RegionHeads, Rpn
 
@@ -46,9 +51,9 @@ class FeaturePyramid(Section):
 class GroupNorm(Section):
     """Group norm, wherever it is used."""
 
-    DIM_PER_GP: Integer = -1
+    DIM_PER_GP: Annotated[Integer, Field(ge=-1), Unit("channels")] = -1
     """Channels of a group; -1: see NUM_GROUPS."""
-    NUM_GROUPS: Integer = 32
+    NUM_GROUPS: Annotated[Integer, Field(ge=-1), Unit("groups")] = 32
     """Groups; -1: see DIM_PER_GP."""
     EPSILON: Positive = 1e-5
     """Added to the variance."""
@@ -57,44 +62,46 @@ class GroupNorm(Section):
 class ResNets(Section):
     """Residual backbones."""
 
-    NUM_GROUPS: Size = 1
+    NUM_GROUPS: Annotated[Size, Unit("groups")] = 1
     """Groups of the 3x3 convolution; more than one makes a ResNeXt."""
-    WIDTH_PER_GROUP: Size = 64
+    WIDTH_PER_GROUP: Channels = 64
     """Channels of a group in the first stage of blocks."""
     STRIDE_IN_1X1: Switch = True
     """Put the stride into the 1x1 convolution (MSRA's weights) instead of the 3x3 one."""
-    TRANS_FUNC: str = "BottleneckWithFixedBatchNorm"
+    TRANS_FUNC: Literal["BottleneckWithFixedBatchNorm", "BottleneckWithGN"] = (
+        "BottleneckWithFixedBatchNorm"
+    )
     """The predecessor's name of the block."""
-    STEM_FUNC: str = "StemWithFixedBatchNorm"
+    STEM_FUNC: Literal["StemWithFixedBatchNorm", "StemWithGN"] = "StemWithFixedBatchNorm"
     """The predecessor's name of the stem."""
-    RES5_DILATION: Size = 1
+    RES5_DILATION: Annotated[Size, Unit("pixels of the feature map")] = 1
     """Dilation in the last stage."""
-    STEM_OUT_CHANNELS: Size = 64
+    STEM_OUT_CHANNELS: Channels = 64
     """Channels of the stem."""
-    RES2_OUT_CHANNELS: Size = 256
+    RES2_OUT_CHANNELS: Channels = 256
     """Channels behind the first stage of bottlenecks; four times those of basic blocks."""
-    BACKBONE_OUT_CHANNELS: Size = 1024
+    BACKBONE_OUT_CHANNELS: Channels = 1024
     """Channels that the heads see: the pyramid's, if there is one."""
     STAGE_WITH_DCN: Quadruple[Switch] = (False, False, False, False)
     """Which of the four stages have deformable convolutions."""
     WITH_MODULATED_DCN: Switch = False
     """Use modulated deformable convolutions."""
-    DEFORMABLE_GROUPS: Size = 1
+    DEFORMABLE_GROUPS: Annotated[Size, Unit("groups")] = 1
     """Groups of a deformable convolution's offsets."""
 
 
 class RetinaNet(Section):
     """The one-stage detector; used where MODEL.RETINANET_ON."""
 
-    NUM_CLASSES: Annotated[Size, Field(ge=2)] = 81
+    NUM_CLASSES: Annotated[Size, Field(ge=2), Unit("classes")] = 81
     """Classes with the background."""
-    ANCHOR_SIZES: OneOrMore[Size] = (32, 64, 128, 256, 512)
+    ANCHOR_SIZES: OneOrMore[Pixels] = (32, 64, 128, 256, 512)
     """The anchors' side, one for each level, in pixels of the network's input."""
     ASPECT_RATIOS: OneOrMore[Positive] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
-    ANCHOR_STRIDES: OneOrMore[Size] = (8, 16, 32, 64, 128)
+    ANCHOR_STRIDES: OneOrMore[Pixels] = (8, 16, 32, 64, 128)
     """The stride of each level, in pixels."""
-    STRADDLE_THRESH: Integer = 0
+    STRADDLE_THRESH: Annotated[Integer, Unit("pixels")] = 0
     """How far an anchor may reach over the image's edge, in pixels; -1: any."""
     OCTAVE: Positive = 2.0
     """The factor that SCALES_PER_OCTAVE sizes span."""
@@ -102,27 +109,27 @@ class RetinaNet(Section):
     """Sizes of the anchors of one level."""
     USE_C5: Switch = True
     """Make the level P6 of C5 instead of P5."""
-    NUM_CONVS: Count = 4
+    NUM_CONVS: Annotated[Count, Unit("layers")] = 4
     """Convolutions of each tower before the last one."""
     BBOX_REG_WEIGHT: Positive = 4.0
     """The box loss is divided by it."""
     BBOX_REG_BETA: Positive = 0.11
     """Where smooth L1 turns from quadratic to linear."""
-    PRE_NMS_TOP_N: Size = 1000
+    PRE_NMS_TOP_N: Boxes = 1000
     """Candidates of each level before NMS."""
-    FG_IOU_THRESHOLD: Fraction = 0.5
+    FG_IOU_THRESHOLD: IoU = 0.5
     """From this IoU with an object, an anchor is positive."""
-    BG_IOU_THRESHOLD: Fraction = 0.4
+    BG_IOU_THRESHOLD: IoU = 0.4
     """Below this IoU with all objects, an anchor is negative."""
     LOSS_ALPHA: Fraction = 0.25
     """Focal loss: the weight of positives."""
     LOSS_GAMMA: NonNegative = 2.0
     """Focal loss: the exponent."""
-    PRIOR_PROB: Annotated[BelowOne, Field(gt=0)] = 0.01
+    PRIOR_PROB: Annotated[BelowOne, Field(gt=0), Unit("fraction")] = 0.01
     """The score of every class at the start."""
     INFERENCE_TH: Fraction = 0.05
     """The lowest score of a detection."""
-    NMS_TH: Fraction = 0.4
+    NMS_TH: IoU = 0.4
     """The IoU from which NMS suppresses."""
 
 
@@ -140,7 +147,7 @@ class Arithmetic(Section):
     """Added to the variance in frozen batch norm."""
     KEEP_TIES: Switch = True
     """Keep all detections with the score of the last one that DETECTIONS_PER_IMG lets through."""
-    MIN_DETECTION_SIZE: NonNegative = 0.0
+    MIN_DETECTION_SIZE: Annotated[NonNegative, Unit("pixels")] = 0.0
     """The least width and height of a detection, in pixels of the network's input."""
 
 
@@ -151,11 +158,11 @@ class FBNet(Section):
     """The architecture's name."""
     ARCH_DEF: str = ""
     """An architecture of your own, as json; empty: look ARCH up."""
-    BN_TYPE: str = "bn"
-    """The normalisation."""
+    BN_TYPE: Literal["bn", "af", "gn"] = "bn"
+    """The normalisation: batch norm, frozen batch norm (af) or group norm."""
     SCALE_FACTOR: Positive = 1.0
     """All channels are multiplied by it."""
-    WIDTH_DIVISOR: Size = 1
+    WIDTH_DIVISOR: Channels = 1
     """All channels are multiples of it."""
     DW_CONV_SKIP_BN: Switch = True
     """No normalisation behind the depthwise convolution."""
@@ -181,21 +188,22 @@ class FBNet(Section):
     """Mask head: as for the box head."""
     RPN_HEAD_BLOCKS: Count = 0
     """RPN: the number of last blocks used; 0: all."""
-    RPN_BN_TYPE: str = ""
+    RPN_BN_TYPE: Literal["", "bn", "af", "gn"] = ""
     """RPN: the normalisation; empty: BN_TYPE."""
 
 
 class Model(Section):
     """What is built."""
 
-    META_ARCHITECTURE: str = "GeneralizedRCNN"
-    """The kind of detector; there is one."""
+    META_ARCHITECTURE: Literal["GeneralizedRCNN"] = "GeneralizedRCNN"
+    """The kind of detector; the predecessor has one name for all."""
     BUILDER: MaybeText = None
     """A model of your own: package.module:function, called with the configuration."""
     DEVICE: str = "cuda"
     """A device of torch, or auto: cuda if there is one, else mps, else cpu."""
     WEIGHT: str = ""
-    """The weights to start from; empty: none."""
+    """The weights to start from: a file, an address (https://...), or a name of the predecessor's
+    catalog (catalog://ImageNetPretrained/MSRA/R-50); empty: none."""
     MASK_ON: Switch = False
     """Predict masks."""
     KEYPOINT_ON: Switch = False
