@@ -1,59 +1,67 @@
 """Weights from a file into a model: by name and by shape, with a report of what did not fit."""
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# Two parts that torchvision renamed after it had published its detection weights.
-_RENAMED = (
-    (re.compile(r"rpn\.head\.conv\.(weight|bias)$"), lambda m: f"rpn.head.conv.0.0.{m[1]}"),
-    (
-        re.compile(r"mask_head\.mask_fcn(\d+)\.(weight|bias)$"),
-        lambda m: f"mask_head.{int(m[1]) - 1}.0.{m[2]}",
-    ),
-)
+from detengine.checkpoint.conversion import Conversion
+from detengine.checkpoint.readers import convert
+
 _COUNTER = "num_batches_tracked"
 """A batch normalisation's own counter: no weight, and absent from many files."""
+_LONGEST_LIST = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """Which of a file's tensors go into a model, and which of either side stay alone.
 
-    matched: by the model's names. wrong_shape: name, shape in the file, shape in the model.
-    prefix: put before the file's names to make them the model's.
+    matched, missing: by the model's names. unexpected: by the file's. wrong_shape: the model's
+    name, shape in the file, shape in the model. conversion: how the file's names were read.
     """
 
     matched: dict[str, Tensor]
     missing: list[str]
     unexpected: list[str]
     wrong_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
-    prefix: str = ""
+    conversion: Conversion = field(default_factory=lambda: Conversion({}))
 
     @property
     def is_complete(self) -> bool:
-        return not (self.missing or self.unexpected or self.wrong_shape)
+        """Whether every tensor of both sides has its counterpart, or needs none."""
+        return not (self.missing or self.unexpected or self.wrong_shape or self.conflicts)
+
+    @property
+    def conflicts(self) -> list[str]:
+        """Why the weights are not this model's although their names and shapes may fit."""
+        return self.conversion.conflicts
 
     def report(self) -> str:
         """One line for a full match, otherwise a paragraph for each kind of misfit."""
         lines = [f"{len(self.matched)} tensors match"]
-        if self.prefix:
-            lines[0] += f" (the file's names stand under {self.prefix!r} in the model)"
-        shapes = [f"{name}: {list(a)} -> {list(b)}" for name, a, b in self.wrong_shape]
-        for title, names in (
-            ("of another shape (file -> model)", shapes),
-            ("of the model, missing in the file", self.missing),
-            ("in the file, unknown to the model", self.unexpected),
-        ):
+        if self.conversion.format:
+            lines[0] += f" (the file has {self.conversion.format})"
+        lines.extend(self.conflicts)
+        for title, names in self._lists():
             if names:
                 lines.append(f"{len(names)} {title}:")
-                lines.extend(f"  {name}" for name in names[:10])
-                lines.extend([f"  ... and {len(names) - 10} more"] if len(names) > 10 else [])
+                lines.extend(f"  {name}" for name in names[:_LONGEST_LIST])
+                more = len(names) - _LONGEST_LIST
+                lines.extend([f"  ... and {more} more"] if more > 0 else [])
         return "\n".join(lines)
+
+    def _lists(self) -> Iterator[tuple[str, list[str]]]:
+        shapes = [f"{name}: {list(a)} -> {list(b)}" for name, a, b in self.wrong_shape]
+        yield "of another shape (file -> model)", shapes
+        yield "of the model, missing in the file", self.missing
+        yield "in the file, unknown to the model", self.unexpected
+        aside = self.conversion.set_aside
+        for why in dict.fromkeys(aside.values()):
+            yield f"in the file, set aside ({why})", [name for name in aside if aside[name] == why]
+        made = "not in the file, equal in all of its kind (an affine map's statistics)"
+        yield made, list(self.conversion.made)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -67,29 +75,32 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def align(model_state: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> Alignment:
+def align(model: nn.Module, loaded: Mapping[str, Tensor]) -> Alignment:
     """Match a file's tensors to a model's by name.
 
-    The names are taken as they are; without the `module.` of DistributedDataParallel or the
-    `_orig_mod.` of torch.compile; from torchvision's older to its newer ones; and, where then none
-    is the model's, as those of the part of the model that knows most of them (an ImageNet trunk's).
+    The names are taken without the `module.` of DistributedDataParallel and the `_orig_mod.` of
+    torch.compile, and read as `readers.convert` reads them: the model's own, those of a part of it
+    (an ImageNet trunk), or those of another program.
     """
     loaded = _without_wrappers(loaded)
-    loaded = {_renamed(name, model_state): tensor for name, tensor in loaded.items()}
-    prefix = "" if loaded.keys() & model_state.keys() else _best_prefix(model_state, loaded)
-    loaded = {prefix + name: tensor for name, tensor in loaded.items()}
-    common = [name for name in model_state if name in loaded]
-    fits = [name for name in common if loaded[name].shape == model_state[name].shape]
+    conversion = convert(loaded, model)
+    model_state = model.state_dict()
+    found = {ours: loaded[theirs] for ours, theirs in conversion.sources.items()}
+    found |= conversion.made
+    known = {t for ours, t in conversion.sources.items() if ours in model_state}
+    known |= conversion.set_aside.keys()
+    common = [name for name in model_state if name in found]
+    fits = [name for name in common if found[name].shape == model_state[name].shape]
     return Alignment(
-        matched={name: loaded[name] for name in fits},
-        missing=[n for n in model_state if n not in loaded and not n.endswith(_COUNTER)],
-        unexpected=[n for n in loaded if n not in model_state and not n.endswith(_COUNTER)],
+        matched={name: found[name] for name in fits},
+        missing=[n for n in model_state if n not in found and not n.endswith(_COUNTER)],
+        unexpected=[n for n in loaded if n not in known and not n.endswith(_COUNTER)],
         wrong_shape=[
-            (name, tuple(loaded[name].shape), tuple(model_state[name].shape))
+            (name, tuple(found[name].shape), tuple(model_state[name].shape))
             for name in common
-            if loaded[name].shape != model_state[name].shape
+            if found[name].shape != model_state[name].shape
         ],
-        prefix=prefix,
+        conversion=conversion,
     )
 
 
@@ -104,7 +115,7 @@ def load_weights(
     anything does not.
     """
     model = unwrapped(model)
-    alignment = align(model.state_dict(), loaded)
+    alignment = align(model, loaded)
     if not alignment.matched:
         raise ValueError(
             f"none of the {len(loaded)} tensors in {source} fits this model.\n"
@@ -141,21 +152,3 @@ def _without_wrappers(loaded: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if all(name.startswith(wrapper) for name in loaded):
             loaded = {name.removeprefix(wrapper): tensor for name, tensor in loaded.items()}
     return loaded
-
-
-def _renamed(name: str, model_state: Mapping[str, Tensor]) -> str:
-    for pattern, new_name in _RENAMED:
-        renamed = pattern.sub(new_name, name)
-        if name not in model_state and renamed in model_state:
-            return renamed
-    return name
-
-
-def _best_prefix(model_state: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> str:
-    prefixes = Counter(
-        ours.removesuffix(theirs)
-        for theirs in loaded
-        for ours in model_state
-        if ours.endswith("." + theirs)
-    )
-    return prefixes.most_common(1)[0][0] if prefixes else ""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from detengine.checkpoint.align import compare_classes, load_weights, unwrapped
-from detengine.checkpoint.files import load_file, save_file, write_text
+from detengine.checkpoint.files import save_file, write_text
+from detengine.checkpoint.readers import read_file
 from detengine.config.load import to_yaml
 from detengine.distributed import comm
 
@@ -112,6 +113,11 @@ class Checkpointer:
         """
         path = self.get_checkpoint_file()
         data = self._read(path)
+        if "format" not in data:
+            raise ValueError(
+                f"{path} was not written by detengine, so a run cannot go on from it. To start a "
+                "new run from its weights, name it as MODEL.WEIGHT and set another OUTPUT_DIR."
+            )
         self.logger.info("resuming from %s", path)
         self._raise_if_states_missing(path, data)
         self._load_model(path, data, data["model"], strict=True)
@@ -172,7 +178,7 @@ class Checkpointer:
 
     def _read(self, path: Path) -> dict[str, Any]:
         """All entries of a file; those that a foreign one lacks are None, or no classes."""
-        data = {**dict.fromkeys(_STATES), "categories": [], **load_file(path)}
+        data = {**dict.fromkeys(_STATES), "categories": [], **read_file(path)}
         if "format" in data and data["format"] != FORMAT:
             raise ValueError(
                 f"{path} has the checkpoint format {data['format']}; this detengine reads format "
@@ -202,6 +208,8 @@ class Checkpointer:
         alignment = load_weights(self.model, weights, source=str(path), strict=strict)
         if not alignment.is_complete or classes:
             self.logger.warning("%s", "\n".join(filter(None, [alignment.report(), classes])))
+        elif alignment.conversion.format:
+            self.logger.info("%s", alignment.report())
 
 
 class DetectronCheckpointer(Checkpointer):

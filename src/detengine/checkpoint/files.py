@@ -62,8 +62,8 @@ def load_file(path: Path) -> dict[str, Any]:
     checksum is verified where its file is there. Raises FileNotFoundError, IsADirectoryError, or
     ValueError for a file that is damaged, would run code, or is no checkpoint.
     """
-    _raise_if_no_file(path)
-    _raise_if_checksum_differs(path)
+    raise_if_no_file(path)
+    raise_if_checksum_differs(path)
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a strange file makes the reader raise
@@ -153,7 +153,8 @@ def _cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
     return OSError(message) if number is None else OSError(number, message)
 
 
-def _raise_if_no_file(path: Path) -> None:
+def raise_if_no_file(path: Path) -> None:
+    """Raise FileNotFoundError, IsADirectoryError or ValueError unless path is a file with bytes."""
     others = _others_in(path if path.is_dir() else path.parent)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected a checkpoint file. {others}")
@@ -163,7 +164,8 @@ def _raise_if_no_file(path: Path) -> None:
         raise ValueError(f"the checkpoint {path} is empty: its writing was cut off. {others}")
 
 
-def _raise_if_checksum_differs(path: Path) -> None:
+def raise_if_checksum_differs(path: Path) -> None:
+    """Raise ValueError if the checksum beside a file is there and not the file's."""
     expected = _read_digests(path.with_name(path.name + ".sha256"))
     if not expected:
         return
@@ -177,7 +179,8 @@ def _raise_if_checksum_differs(path: Path) -> None:
 
 
 def _others_in(folder: Path, damaged: Path | None = None) -> str:
-    names = sorted(file.name for file in folder.glob("*.pth") if file != damaged)
+    files = [*folder.glob("*.pth"), *folder.glob("*.pkl")]
+    names = sorted(file.name for file in files if file != damaged)
     if not names:
         return f"There is no {'other ' if damaged else ''}.pth file in {folder.absolute()}."
     return f"In {folder.absolute()} there are: {', '.join(names)}."

@@ -1,0 +1,44 @@
+"""The names that torchvision's published detection weights have, and its modules no longer."""
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from detengine.checkpoint.conversion import Conversion
+
+# From the _load_from_state_dict of torchvision's FeaturePyramidNetwork, RPNHead, MaskRCNNHeads,
+# RetinaNetClassificationHead and RetinaNetRegressionHead, which load a file of version 1.
+_RENAMED: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (
+        re.compile(r"(.*fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"),
+        lambda m: f"{m[1]}.0.{m[2]}",
+    ),
+    (re.compile(r"(.*rpn\.head\.conv)\.(weight|bias)"), lambda m: f"{m[1]}.0.0.{m[2]}"),
+    (
+        re.compile(r"(.*mask_head)\.mask_fcn(\d+)\.(weight|bias)"),
+        lambda m: f"{m[1]}.{int(m[2]) - 1}.0.{m[3]}",
+    ),
+    (
+        re.compile(r"(.*head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)"),
+        lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}",
+    ),
+)
+
+
+def recognise(loaded: Mapping[str, Tensor]) -> bool:
+    """Whether any name is one of before torchvision 0.13."""
+    return any(pattern.fullmatch(name) for name in loaded for pattern, _ in _RENAMED)
+
+
+def convert(loaded: Mapping[str, Tensor], model: nn.Module) -> Conversion:
+    """The older names in the newer ones; a name that the model has stays as it is."""
+    names = model.state_dict().keys()
+    return Conversion({name if name in names else _renamed(name): name for name in loaded})
+
+
+def _renamed(name: str) -> str:
+    for pattern, new_name in _RENAMED:
+        if match := pattern.fullmatch(name):
+            return new_name(match)
+    return name
