@@ -251,4 +251,11 @@ def _pooler(section: str, head: Any, strides: Sequence[int]) -> Pooler:
             f"but the pyramid has {list(strides)} (MODEL.RPN.ANCHOR_STRIDE); give 1 / stride of "
             "some of these, finest first, with no gap"
         )
-    return Pooler(strides, wanted, head.POOLER_RESOLUTION, head.POOLER_SAMPLING_RATIO)
+    return Pooler(
+        strides,
+        wanted,
+        head.POOLER_RESOLUTION,
+        head.POOLER_SAMPLING_RATIO,
+        arithmetic=ContinuousBoxes(),
+        level_rule="torchvision",
+    )

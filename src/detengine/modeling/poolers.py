@@ -1,11 +1,16 @@
 """RoIAlign over the levels of a pyramid."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_area, roi_align
+from torchvision.ops import roi_align
+
+from detengine.modeling.boxes import BoxArithmetic
+
+LevelRule = Literal["detectron", "torchvision"]
 
 
 def to_rois(boxes_of_images: Sequence[Tensor]) -> Tensor:
@@ -18,7 +23,9 @@ class Pooler(nn.Module):
 
     pyramid_strides: of all feature maps handed to forward; strides: of those to pool from,
     consecutive powers of two. Which level fits is equation 1 of the FPN paper (arXiv 1612.03144): a
-    square of 224 pixels belongs to stride 16, half of it to stride 8.
+    square of 224 pixels belongs to stride 16, half of it to stride 8. arithmetic: what an area is.
+    level_rule: where the 1e-6 stands that lifts a side just below a power of two: in the logarithm
+    as in the predecessor (poolers.py), or behind it as in torchvision. One level takes all RoIs.
 
     torchvision's MultiScaleRoIAlign guesses the strides from its first batch and keeps them, which
     goes wrong when those images are smaller than their padding; here they are given.
@@ -30,41 +37,51 @@ class Pooler(nn.Module):
         strides: Sequence[int],
         output_size: int,
         sampling_ratio: int,
+        *,
+        arithmetic: BoxArithmetic,
+        level_rule: LevelRule,
     ) -> None:
         super().__init__()
         self.levels = [list(pyramid_strides).index(stride) for stride in strides]
         self.strides = list(strides)
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
+        self.arithmetic = arithmetic
+        self.level_rule = level_rule
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """features: float[N, C, H, W] of each level; rois: float[R, 5].
 
         Returns float[R, C, S, S].
         """
+        if len(self.levels) == 1:
+            return self._pool(features, rois, 0).to(features[0].dtype)
         level = self._level_of(rois)
         order = level.argsort(stable=True)
         is_of_level = level[:, None] == torch.arange(len(self.levels), device=rois.device)
         rois_of_level = rois[order].split_with_sizes(is_of_level.sum(0).tolist())
-        pooled = [
-            roi_align(
-                features[position].to(rois.dtype),  # bfloat16 would round the rois by pixels
-                rois_here,
-                self.output_size,
-                spatial_scale=1 / stride,
-                sampling_ratio=self.sampling_ratio,
-            )
-            for position, stride, rois_here in zip(
-                self.levels, self.strides, rois_of_level, strict=True
-            )
-        ]
+        pooled = [self._pool(features, here, i) for i, here in enumerate(rois_of_level)]
         by_level = torch.cat(pooled).to(features[0].dtype)
         # Its gradient is a selection, where that of indexing by the inverse order is a slow sum.
         return torch.empty_like(by_level).index_copy(0, order, by_level)
 
+    def _pool(self, features: Sequence[Tensor], rois: Tensor, level: int) -> Tensor:
+        """From one level, a position in `strides`."""
+        pooled: Tensor = roi_align(
+            features[self.levels[level]].to(rois.dtype),  # bfloat16 would round the rois by pixels
+            rois,
+            self.output_size,
+            spatial_scale=1 / self.strides[level],
+            sampling_ratio=self.sampling_ratio,
+        )
+        return pooled
+
     def _level_of(self, rois: Tensor) -> Tensor:
         """int64[R]: a position in `strides`."""
-        side = box_area(rois[:, 1:]).sqrt()
-        stride_exponent = torch.floor(4 + torch.log2(side / 224) + 1e-6)
+        scale = self.arithmetic.area(rois[:, 1:]).sqrt() / 224
+        if self.level_rule == "detectron":
+            stride_exponent = torch.floor(4 + torch.log2(scale + 1e-6))
+        else:
+            stride_exponent = torch.floor(4 + torch.log2(scale) + 1e-6)
         finest, coarsest = self.strides[0].bit_length() - 1, self.strides[-1].bit_length() - 1
         return stride_exponent.clamp(finest, coarsest).long() - finest
