@@ -46,6 +46,23 @@ def test_stored_predictions_are_the_ones_that_were_scored(
     assert stored[100].boxes_xyxy.tolist() == [[0, 0, 40, 20]]
 
 
+def test_inclusive_boxes_are_scored_and_stored_up_to_the_far_edge_of_their_last_pixel(
+    detector, make_evaluation_loader, tmp_path
+):
+    loader = make_evaluation_loader(2)
+    plain = inference(detector, loader, "toy", device="cpu")
+    opened = inference(
+        detector, loader, "toy", device="cpu", output_folder=tmp_path, inclusive_boxes=True
+    )
+    for _, prediction in load_predictions(tmp_path):
+        assert prediction.boxes_xyxy.tolist() == [[0, 0, 41, 21]]
+    assert plain.metrics["bbox"]["AP"] == pytest.approx(1.0)
+    # 40 x 20 of 41 x 21 pixels are an IoU of 0.929: hits up to 0.90, of ten thresholds nine
+    assert opened.metrics["bbox"]["AP"] == pytest.approx(0.9)
+    raw = dict(compute_on_dataset(detector, loader, CPU))
+    assert raw[100].boxes_xyxy.tolist() == [[0, 0, 40, 20]]
+
+
 def test_a_missed_expectation_is_an_exception(detector, make_evaluation_loader):
     expected = [["bbox", "AP", [0.5, 0.01]]]
     with pytest.raises(ExpectedResultsError):

@@ -47,3 +47,13 @@ def test_encoding_replaces_the_mask_probabilities_by_masks_of_the_original_image
     encoded = prediction.encoded()
     assert encoded.mask_probs is None
     assert encoded.rles == encode_mask_probs(mask_probs, prediction.boxes_xyxy, (50, 600))
+
+
+def test_inclusive_boxes_are_opened_by_a_pixel_and_their_masks_stay():
+    mask_probs = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0))
+    prediction = Prediction.from_output(_output(mask_probs=mask_probs), (100, 200), (50, 600))
+    opened = prediction.opened()
+    expected = prediction.boxes_xyxy + torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert torch.equal(opened.boxes_xyxy, expected)
+    assert opened.rles == prediction.encoded().rles
+    assert opened.mask_probs is None

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from detengine.structures.rle import decode_counts, encode_counts, encode_mask_probs
+
+RECORDED = Path(__file__).parents[2] / "../shared/golden/small/mask_paste.npz"
 
 
 @st.composite
@@ -145,3 +149,23 @@ def test_masks_and_boxes_must_belong_together():
         encode_mask_probs(torch.ones(2, 4, 4), torch.ones(3, 4), (50, 60))
     with pytest.raises(ValueError, match="NaN or infinite"):
         encode_mask_probs(torch.ones(1, 4, 4), torch.full((1, 4), torch.nan), (50, 60))
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="../shared/golden is absent")
+@pytest.mark.parametrize(
+    ("masks", "pasted", "threshold"),
+    [
+        ("masks", "masker_thresh0.5_pad1", 0.5),
+        ("masks", "masker_thresh0.3_pad1", 0.3),
+        ("masks", "masker_thresh0.9_pad1", 0.9),
+        ("masks14", "masker14_thresh0.5_pad1", 0.5),
+    ],
+)
+def test_pasted_masks_are_the_predecessors(masks, pasted, threshold):
+    recorded = np.load(RECORDED)
+    width, height = recorded["image_wh"].tolist()
+    probs, boxes = (torch.from_numpy(recorded[key]) for key in (masks, "boxes"))
+    rles = encode_mask_probs(probs[:, 0], boxes, (height, width), threshold)
+    expected = np.unpackbits(recorded[pasted], axis=-1, count=width)[:, 0]
+    strings = [coco_mask.encode(np.asfortranarray(mask))["counts"] for mask in expected]
+    assert [rle["counts"] for rle in rles] == strings

@@ -57,11 +57,15 @@ def inference(
     expected_results: Sequence[ExpectedResult] = (),
     expected_results_sigma_tol: float = 4,
     output_folder: str | Path | None = None,
+    *,
+    inclusive_boxes: bool = False,
 ) -> EvaluationResult:
     """Run the model over a data set, score it, and give the result; called by all ranks.
 
     Each rank scores its own images as they come and keeps the matches only. output_folder: where
     the predictions are stored, one file for each rank; None keeps nothing.
+    inclusive_boxes: the model's boxes name their last pixel; they are scored and stored as
+    continuous ones, which end behind it.
     Raises ExpectedResultsError if an expected result is missed, and ValueError if an image of the
     data set was not predicted, or twice.
     """
@@ -81,7 +85,7 @@ def inference(
         closing(compute_on_dataset(model, data_loader, device, timer=model_timer)) as predictions,
     ):
         for image_id, prediction in predictions:
-            prediction = prediction.encoded()
+            prediction = prediction.opened() if inclusive_boxes else prediction.encoded()
             evaluator.update(image_id, prediction)
             if writer is not None:
                 writer.add(image_id, prediction)

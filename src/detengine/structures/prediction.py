@@ -72,3 +72,13 @@ class Prediction:
             return self
         rles = encode_mask_probs(self.mask_probs, self.boxes_xyxy, self.size)
         return replace(self, mask_probs=None, rles=rles)
+
+    def opened(self) -> "Prediction":
+        """The same prediction with continuous boxes, given that its boxes are inclusive.
+
+        Each reaches to the far edge of its last pixel, x2 + 1 and y2 + 1: as the predecessor's
+        boxes do when they are scored (BoxList.convert). Its masks are drawn into the boxes as they
+        were, and so they are here.
+        """
+        encoded = self.encoded()
+        return replace(encoded, boxes_xyxy=encoded.boxes_xyxy + torch.tensor([0.0, 0.0, 1.0, 1.0]))
