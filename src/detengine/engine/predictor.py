@@ -8,7 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detengine.data.transforms import ShortestEdgeResize, transform_sample
+from detengine.data.build import build_transforms
+from detengine.data.transforms import transform_sample
+from detengine.engine.build import build_test_time_augmentation
 from detengine.engine.model_mode import model_mode
 from detengine.structures.batch import Sample
 from detengine.structures.prediction import Prediction
@@ -20,14 +22,17 @@ if TYPE_CHECKING:
 class Predictor:
     """Gives each picture's detections in its own pixels.
 
-    Pictures are resized as in evaluation (INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST). class_names:
-    of the labels 1..K, for those who want to read them. The model is used where it is.
+    Pictures are resized as in evaluation (INPUT.RESIZE, MIN_SIZE_TEST, MAX_SIZE_TEST), or seen in
+    the views of TEST.BBOX_AUG. class_names: of the labels 1..K, for those who want to read them.
+    The model is used where it is. Boxes are the model's, rescaled: under
+    MODEL.ARITHMETIC.INCLUSIVE_PIXELS x2 and y2 name the last pixel, as in the predecessor.
     """
 
     def __init__(self, cfg: "Config", model: nn.Module, *, class_names: Sequence[str] = ()) -> None:
         self.model = model
         self.class_names = tuple(class_names)
-        self._resize = ShortestEdgeResize((cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
+        self._detector = build_test_time_augmentation(cfg, model)
+        self._stages = build_transforms(cfg, is_train=False)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Detect in all pictures at once.
@@ -39,8 +44,8 @@ class Predictor:
         if not samples:
             return []
         device = next(self.model.parameters()).device
-        with model_mode(self.model, training=False), torch.inference_mode():
-            outputs = self.model([sample.image.to(device) for sample in samples])
+        with model_mode(self._detector, training=False), torch.inference_mode():
+            outputs = self._detector([sample.image.to(device) for sample in samples])
         return [
             Prediction.from_output(output, _size_of(sample.image), np.shape(image)[:2])
             for output, sample, image in zip(outputs, samples, images, strict=True)
@@ -54,7 +59,7 @@ class Predictor:
                 "in RGB is expected: numpy.asarray(PIL.Image.open(path).convert('RGB')), say"
             )
         tensor = torch.from_numpy(array.transpose(2, 0, 1).copy())
-        return transform_sample(Sample(tensor, {}, index), [self._resize])
+        return transform_sample(Sample(tensor, {}, index), self._stages)
 
 
 def _size_of(image: Tensor) -> tuple[int, int]:
