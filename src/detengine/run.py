@@ -22,6 +22,7 @@ from detengine.data.build import build_datasets, make_data_loader
 from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import get_world_size, is_main_process, synchronize
 from detengine.distributed.launch import resolve_device, start_distributed
+from detengine.engine.build import build_test_time_augmentation
 from detengine.engine.inference import inference
 from detengine.engine.predictor import Predictor
 from detengine.engine.stopping import stop_on_signals
@@ -42,6 +43,9 @@ logger = logging.getLogger("detengine.run")
 
 Results = dict[str, EvaluationResult]
 """By the name of the test set."""
+
+PERSON_KEYPOINTS = 17
+"""How many keypoints COCO's object keypoint similarity has tolerances for."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,12 @@ def _train(
 ) -> RunResult:
     datasets = build_datasets(cfg, cfg.DATASETS.TRAIN)
     class_names = datasets[0].class_names
-    test_sets = build_datasets(cfg, () if skip_test else cfg.DATASETS.TEST, class_names)
+    is_scored = not skip_test and can_be_scored(cfg)
+    test_sets = build_datasets(cfg, cfg.DATASETS.TEST if is_scored else (), class_names)
     cfg = with_num_classes(cfg, class_names)
     torch.manual_seed(cfg.SEED)
     model = build_detection_model(cfg).to(device)
+    scored = build_test_time_augmentation(cfg, model) if test_sets else model
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
     precision, ema = Precision(cfg.DTYPE), make_ema(cfg, model)
@@ -98,7 +104,7 @@ def _train(
     @functools.cache
     def scores_after(iteration: int) -> Results:
         with nullcontext() if ema is None else ema.applied():
-            return score(cfg, model, test_sets, folder, device)
+            return score(cfg, scored, test_sets, folder, device)
 
     with stop_on_signals() as should_stop, closing(JsonlSink(folder / "metrics.jsonl")) as sink:
         do_train(
@@ -136,6 +142,12 @@ def evaluate(cfg: Config, weights: str | Path) -> Results:
     """
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
+    if cfg.MODEL.RPN_ONLY:
+        raise ValueError(
+            "MODEL.RPN_ONLY is True: this model gives proposals without classes, and their recall "
+            "is not measured yet. Score a model with a box head (MODEL.RPN_ONLY False)."
+        )
+    can_be_scored(cfg)
     device = start_distributed(cfg.MODEL.DEVICE)
     folder = make_output_folder(cfg.OUTPUT_DIR)
     with logging_to(folder):
@@ -149,7 +161,8 @@ def _evaluate(cfg: Config, weights: Path, folder: Path, device: torch.device) ->
     cfg = with_num_classes(cfg, class_names)
     model = build_detection_model(cfg).to(device)
     DetectronCheckpointer(cfg, model, class_names=class_names).load(weights)
-    results = score(cfg, model, test_sets, folder, device)
+    scored = build_test_time_augmentation(cfg, model)
+    results = score(cfg, scored, test_sets, folder, device)
     check_expectations(cfg, results)
     return results
 
@@ -178,8 +191,10 @@ def score(
     folder: Path,
     device: torch.device,
 ) -> Results:
-    """Score the model on every test set, and write results, predictions and pictures; all ranks."""
-    iou_types = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    """Score the model on every test set, and write results, predictions and pictures; all ranks.
+
+    model: as `build_test_time_augmentation` gives it.
+    """
     loaders = make_data_loader(cfg, False, is_distributed(), datasets=test_sets)
     results = {}
     for dataset, loader in zip(test_sets, loaders, strict=True):
@@ -188,9 +203,10 @@ def score(
             model,
             track(loader, f"scoring {dataset.name}"),
             dataset.name,
-            iou_types,
+            iou_types_of(cfg),
             device=device,
             output_folder=predictions,
+            inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
         )
         if is_main_process() and cfg.TEST.PICTURES:
             pictures = make_output_folder(folder / "pictures" / dataset.name)
@@ -202,6 +218,36 @@ def score(
         write_results(results, folder)
     synchronize()
     return results
+
+
+def can_be_scored(cfg: Config) -> bool:
+    """Whether the model's predictions can be scored; what cannot is said, once, at the start."""
+    test_sets = ", ".join(cfg.DATASETS.TEST)
+    if cfg.MODEL.RPN_ONLY and test_sets:
+        logger.warning(
+            "MODEL.RPN_ONLY is True: %s will not be scored, because the recall of proposals is not "
+            "measured yet",
+            test_sets,
+        )
+    elif cfg.MODEL.KEYPOINT_ON and test_sets and "keypoints" not in iou_types_of(cfg):
+        logger.warning(
+            "MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is %d: the keypoints of %s will not be scored, "
+            "because COCO's tolerances are for the %d of a person; boxes and masks will",
+            cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES,
+            test_sets,
+            PERSON_KEYPOINTS,
+        )
+    return not cfg.MODEL.RPN_ONLY
+
+
+def iou_types_of(cfg: Config) -> tuple[str, ...]:
+    """What the model's predictions are scored by."""
+    has_tolerances = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES == PERSON_KEYPOINTS
+    switched = {
+        "segm": cfg.MODEL.MASK_ON,
+        "keypoints": cfg.MODEL.KEYPOINT_ON and has_tolerances,
+    }
+    return ("bbox", *(iou_type for iou_type, is_on in switched.items() if is_on))
 
 
 def check_expectations(cfg: Config, results: Results) -> None:
