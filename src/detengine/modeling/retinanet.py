@@ -65,9 +65,10 @@ class RetinaNet(nn.Module):
         return self.selector(logits, deltas, anchors, image_sizes)
 
     def predict(self, batch: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Class logits float32[N, A, K], deltas float32[N, A, 4], each level's anchors float32[., 4].
+        """Class logits float32[N, A, K] and deltas float32[N, A, 4]; of each level its anchors.
 
-        batch: float[N, 3, H, W], as `preprocess` gives it. A: of all levels together, finest first.
+        batch: float[N, 3, H, W], as `preprocess` gives it. Anchors are float32[A_l, 4], A of all
+        levels together, finest first.
         """
         features = self.backbone(batch)
         predicted = self.head(features)
