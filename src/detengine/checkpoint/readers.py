@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from detengine.checkpoint import maskrcnn_benchmark, torchvision_names
+from detengine.checkpoint import caffe2, maskrcnn_benchmark, torchvision_names
 from detengine.checkpoint.conversion import Conversion, own_names
 from detengine.checkpoint.files import load_file
 from detengine.checkpoint.trunk import convert_part
@@ -22,10 +22,11 @@ class Reader(NamedTuple):
     convert: Callable[[Mapping[str, Tensor], nn.Module], Conversion]
 
 
-OPENERS: dict[str, Callable[[Path], dict[str, Any]]] = {}
+OPENERS: dict[str, Callable[[Path], dict[str, Any]]] = {".pkl": caffe2.load_pickle}
 """By a file's suffix, what opens it; `load_file` opens all others."""
 
 READERS = (
+    Reader(caffe2.recognise, caffe2.convert),
     Reader(maskrcnn_benchmark.recognise, maskrcnn_benchmark.convert),
     Reader(torchvision_names.recognise, torchvision_names.convert),
 )

@@ -1,0 +1,260 @@
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.ops import FrozenBatchNorm2d
+
+from detengine.checkpoint.align import align, load_weights
+from detengine.checkpoint.caffe2 import load_pickle
+from detengine.checkpoint.checkpointer import Checkpointer
+from detengine.checkpoint.maskrcnn_benchmark import name_map
+
+ModelOf = Callable[..., nn.Module]
+
+SHARED = Path(__file__).parents[2] / "../shared"
+RECORDED = SHARED / "golden/c2_pkl"
+MSRA_R50 = SHARED / "weights/R-50.pkl"
+needs_recordings = pytest.mark.skipif(not RECORDED.exists(), reason="../shared is absent")
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("echo this must never run",)
+
+
+class TakesAnExtension:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return __import__, ("antigravity",)
+
+
+def pickled(path: Path, data: object, protocol: int = 2) -> Path:
+    path.write_bytes(pickle.dumps(data, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<i8"])
+def test_arrays_of_any_protocol_and_byte_order_come_back(
+    tmp_path: Path, protocol: int, dtype: str
+) -> None:
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    data = {"blobs": {"a_w": array}, "cfg": "MODEL: {}", "iteration": 3}
+    tensors = load_pickle(pickled(tmp_path / "x.pkl", data, protocol))
+    assert list(tensors) == ["model"]
+    assert torch.equal(tensors["model"]["a_w"].double(), torch.arange(6.0).view(2, 3).double())
+
+
+def test_a_bare_dict_of_arrays_is_read_too(tmp_path: Path) -> None:
+    path = pickled(tmp_path / "x.pkl", {"fc6_b": np.ones(3, np.float32)})
+    assert torch.equal(load_pickle(path)["model"]["fc6_b"], torch.ones(3))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    ("thing", "name"),
+    [
+        (RunsCode(), r"(posix|nt)\.system"),
+        (TakesAnExtension(), r"(builtins|__builtin__)\.__import__"),
+        (OrderedDict(), r"collections\.OrderedDict"),
+        (np.float32(1), r"numpy\.core\.multiarray\.scalar"),
+        (np.ma.zeros(3), r"numpy\.ma\.core\._mareconstruct"),
+    ],
+)
+def test_a_pickle_that_asks_for_more_than_arrays_is_not_opened(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], thing: object, name: str, protocol: int
+) -> None:
+    path = pickled(tmp_path / "x.pkl", {"blobs": {"a_w": thing}}, protocol)
+    with pytest.raises(ValueError, match=rf"holds the Python object {name}, .* could run any code"):
+        load_pickle(path)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_pickle_is_an_error(tmp_path: Path, share: float) -> None:
+    path = pickled(tmp_path / "x.pkl", {"blobs": {"a_w": np.ones(100)}})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"x\.pkl is truncated or no pickle of Caffe2"):
+        load_pickle(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([1, 2], "holds no weights but a list"),
+        ({"blobs": {}}, "holds no weights but a dict"),
+        ({"blobs": {"a_w": "text"}}, "the blob 'a_w' .* is a str; expected an array of numbers"),
+        ({"blobs": {"a_w": np.array(["text"])}}, r"is a array of <U4|is an? array of <U4"),
+    ],
+)
+def test_a_pickle_without_weights_is_an_error(tmp_path: Path, data: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_pickle(pickled(tmp_path / "x.pkl", data))
+
+
+def test_a_missing_file_and_a_wrong_checksum_are_errors(tmp_path: Path) -> None:
+    path = pickled(tmp_path / "x.pkl", {"a_w": np.ones(2)})
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*y\.pkl.*there are: x\.pkl"):
+        load_pickle(tmp_path / "y.pkl")
+    (tmp_path / "x.pkl.sha256").write_text(f"{'0' * 64}  x.pkl\n")
+    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
+        load_pickle(path)
+
+
+BLOBS = {
+    "conv1_w": "backbone.body.conv1.weight",
+    "conv1_gn_s": "backbone.body.bn1.weight",
+    "res_conv1_bn_b": "backbone.body.bn1.bias",
+    "res2_0_branch1_w": "backbone.body.layer1.0.downsample.0.weight",
+    "res2_0_branch1_bn_s": "backbone.body.layer1.0.downsample.1.weight",
+    "res4_22_branch2b_w": "backbone.body.layer3.22.conv2.weight",
+    "res5_2_branch2c_bn_s": "backbone.body.layer4.2.bn3.weight",
+    "res3_1_branch2a_gn_b": "backbone.body.layer2.1.bn1.bias",
+    "fpn_inner_res2_2_sum_lateral_w": "backbone.fpn.inner_blocks.0.0.weight",
+    "fpn_inner_res4_22_sum_lateral_b": "backbone.fpn.inner_blocks.2.0.bias",
+    "fpn_inner_res5_2_sum_w": "backbone.fpn.inner_blocks.3.0.weight",
+    "fpn_inner_res5_2_sum_gn_s": "backbone.fpn.inner_blocks.3.1.weight",
+    "fpn_res3_3_sum_b": "backbone.fpn.layer_blocks.1.0.bias",
+    "conv_rpn_fpn2_w": "rpn.head.conv.0.0.weight",
+    "conv_rpn_b": "rpn.head.conv.0.0.bias",
+    "rpn_cls_logits_fpn2_w": "rpn.head.cls_logits.weight",
+    "rpn_bbox_pred_b": "rpn.head.bbox_pred.bias",
+    "fc6_w": "roi_heads.box_head.fc6.0.weight",
+    "fc6_gn_s": "roi_heads.box_head.fc6.1.weight",
+    "fc7_b": "roi_heads.box_head.fc7.bias",
+    "cls_score_w": "roi_heads.box_predictor.cls_score.weight",
+    "bbox_pred_b": "roi_heads.box_predictor.bbox_pred.bias",
+    "_[mask]_fcn1_w": "roi_heads.mask_head.0.0.weight",
+    "_[mask]_fcn1_gn_b": "roi_heads.mask_head.0.1.bias",
+    "_[mask]_fcn4_b": "roi_heads.mask_head.3.0.bias",
+    "conv5_mask_w": "roi_heads.mask_predictor.conv5_mask.weight",
+    "mask_fcn_logits_b": "roi_heads.mask_predictor.mask_fcn_logits.bias",
+    "conv_fcn8_w": "roi_heads.keypoint_head.14.weight",
+    "kps_score_lowres_b": "roi_heads.keypoint_predictor.kps_score_lowres.bias",
+}
+
+
+def test_each_blob_has_its_place(model_of: ModelOf) -> None:
+    blobs = {name: torch.rand(1) for name in BLOBS}
+    model = model_of({ours: blobs[blob] for blob, ours in BLOBS.items()})
+    alignment = load_weights(model, blobs, source="x.pkl", strict=True)
+    assert "Caffe2 Detectron's names" in alignment.report()
+    state = model.state_dict()
+    assert all(torch.equal(state[ours], blobs[blob]) for blob, ours in BLOBS.items())
+
+
+@pytest.mark.parametrize(("has_norm", "last"), [(False, 0), (True, 1)])
+def test_a_box_head_of_convolutions_has_its_places(
+    model_of: ModelOf, has_norm: bool, last: int
+) -> None:
+    kinds = ["w", "gn_s", "gn_b"] if has_norm else ["w", "b"]
+    names = [f"head_conv{i}_{kind}" for i in range(1, 5) for kind in kinds]
+    blobs = {name: torch.rand(1) for name in ["res2_0_branch1_w", *names, "fc6_w"]}
+    places = align(model_of({}), blobs).conversion.sources
+    assert places[f"roi_heads.box_head.3.{last}.bias"] == f"head_conv4_{kinds[-1]}"
+    assert places["roi_heads.box_head.1.0.weight"] == "head_conv2_w"
+    assert places["roi_heads.box_head.5.weight"] == "fc6_w"
+
+
+def test_what_no_detector_needs_is_set_aside_with_its_reason(model_of: ModelOf) -> None:
+    names = ["conv1_w_momentum", "fc1000_w", "pred_b", "kps_score_w"]
+    blobs = {name: torch.rand(1) for name in ["res2_0_branch1_w", *names]}
+    model = model_of({"backbone.body.layer1.0.downsample.0.weight": torch.ones(1)})
+    alignment = load_weights(model, blobs, source="x.pkl", strict=True)
+    assert list(alignment.conversion.set_aside) == names
+    for reason in ("Caffe2's solver", "ImageNet's classifier", "a bilinear enlargement"):
+        assert reason in alignment.report()
+
+
+def test_a_blob_of_no_known_name_is_named_as_unused(model_of: ModelOf) -> None:
+    blobs = {"res2_0_branch1_w": torch.rand(1), "lr": torch.rand(1), "new_thing_w": torch.rand(1)}
+    model = model_of({"backbone.body.layer1.0.downsample.0.weight": torch.ones(1)})
+    assert align(model, blobs).unexpected == ["lr", "new_thing_w"]
+
+
+@pytest.mark.parametrize("heads", [["box"], ["box", "mask"]])
+def test_the_last_stage_goes_into_the_heads_of_a_c4_model(
+    model_of: ModelOf, heads: list[str]
+) -> None:
+    places = [f"roi_heads.{head}_head.layer4.0.conv1.weight" for head in heads]
+    model = model_of(dict.fromkeys(places, torch.ones(1)))
+    load_weights(model, {"res5_0_branch2a_w": torch.full((1,), 3.0)}, source="x.pkl", strict=True)
+    assert [model.state_dict()[place].item() for place in places] == [3.0] * len(heads)
+
+
+def test_a_deformable_convolution_takes_the_plain_ones_weights(model_of: ModelOf) -> None:
+    body = "backbone.body.layer2.0"
+    places = [f"{body}.conv1.weight", f"{body}.conv2.conv.weight", f"{body}.conv2.offset.weight"]
+    model = model_of(dict.fromkeys(places, torch.ones(1)))
+    blobs = {"res3_0_branch2a_w": torch.rand(1), "res3_0_branch2b_w": torch.rand(1)}
+    alignment = load_weights(model, blobs, source="x.pkl", strict=False)
+    assert list(alignment.matched) == places[:2]
+    assert alignment.missing == places[2:]
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5, 1e-3])
+def test_folded_statistics_leave_scale_and_bias_alone(model_of: ModelOf, eps: float) -> None:
+    norm = FrozenBatchNorm2d(4, eps=eps)
+    norm.running_var.fill_(7)
+    norm.running_mean.fill_(7)
+    model = model_of({}, frozen_norms={"backbone.body.layer1.0.bn2": norm})
+    scale, bias = torch.rand(4), torch.rand(4)
+    blobs = {"res2_0_branch2b_bn_s": scale, "res2_0_branch2b_bn_b": bias}
+    assert load_weights(model, blobs, source="x.pkl", strict=True).is_complete
+    image = torch.randn(2, 4, 3, 3)
+    expected = image * scale[:, None, None] + bias[:, None, None]
+    torch.testing.assert_close(norm(image), expected, rtol=3e-7, atol=1e-7)
+
+
+@needs_recordings
+def test_the_recorded_pickle_gives_the_recorded_state(model_of: ModelOf) -> None:
+    recorded = torch.load(RECORDED / "loaded_state_dict.pth", weights_only=True)
+    blobs = load_pickle(RECORDED / "model_c2.pkl")["model"]
+    model = model_for(recorded, model_of)
+    alignment = load_weights(model, blobs, source="model_c2.pkl", strict=True)
+    assert set(alignment.conversion.set_aside) == {
+        "pred_w", "pred_b", "conv1_w_momentum", "fc6_b_momentum", "cls_score_w_momentum"
+    }  # fmt: skip
+    state = model.state_dict()
+    names = name_map([name for name in recorded if "cell_anchors" not in name])
+    assert state.keys() == set(names.values())
+    assert all(torch.equal(state[ours], recorded[theirs]) for theirs, ours in names.items())
+
+
+def model_for(recorded: dict[str, Tensor], model_of: ModelOf) -> nn.Module:
+    """A model with the places of a recorded state, its frozen norms without epsilon."""
+    places = {
+        ours: recorded[theirs]
+        for theirs, ours in name_map(list(recorded)).items()
+        if "cell_anchors" not in theirs
+    }
+    norms = {
+        name.removesuffix(".running_var"): FrozenBatchNorm2d(len(tensor), eps=0.0)
+        for name, tensor in places.items()
+        if name.endswith(".running_var")
+    }
+    plain = {name: t for name, t in places.items() if name.rpartition(".")[0] not in norms}
+    return model_of(plain, frozen_norms=norms)
+
+
+@pytest.mark.skipif(not MSRA_R50.exists(), reason="../shared is absent")
+def test_msras_r_50_fills_a_resnet_completely(tmp_path: Path) -> None:
+    body = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    del body.fc
+    model = nn.ModuleDict({"backbone": nn.ModuleDict({"body": body})})
+    Checkpointer(model).load(MSRA_R50)
+    blobs = load_pickle(MSRA_R50)["model"]
+    alignment = align(model, blobs)
+    assert alignment.is_complete
+    assert sorted(alignment.conversion.set_aside) == ["fc1000_b", "fc1000_w"]
+    assert len(alignment.matched) == len(blobs) - 2 + 2 * 53
+    assert torch.equal(body.layer3[5].conv2.weight, blobs["res4_5_branch2b_w"])
+    assert torch.equal(body.bn1.bias, blobs["res_conv1_bn_b"])
