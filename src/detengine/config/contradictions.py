@@ -120,6 +120,7 @@ def _in_pyramid(cfg: "Config") -> Iterator[Contradiction]:
             "MODEL.RPN.USE_FPN",
             expected=f"USE_FPN {is_pyramid} with this body, of RPN and of ROI_HEADS",
         )
+        return  # the rest would follow from this
     if not cfg.MODEL.RPN_ONLY and rpn.USE_FPN != cfg.MODEL.ROI_HEADS.USE_FPN:
         yield _contradiction(
             cfg,

@@ -8,7 +8,9 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 from torchvision.transforms import v2
 
-from detengine.config.schema import CocoDefinition, Config, VocDefinition
+from detengine.config.catalog import find_definition
+from detengine.config.schema import CityscapesDefinition, CocoDefinition, Config, VocDefinition
+from detengine.data.cityscapes import load_cityscapes
 from detengine.data.coco import load_coco
 from detengine.data.collate import collate
 from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingData
@@ -34,12 +36,22 @@ def _load_voc(definition: VocDefinition, root: Path, name: str) -> tuple[GroundT
     return truth, folder / IMAGE_FOLDER
 
 
+def _load_cityscapes(
+    definition: CityscapesDefinition, root: Path, name: str
+) -> tuple[GroundTruth, Path]:
+    images, annotations = root / definition.IMAGES, root / definition.ANNOTATIONS
+    split, mode, mini = definition.SPLIT, definition.MODE, definition.MINI
+    truth = load_cityscapes(images, annotations, split, name, mode=mode, mini=mini)
+    return truth, images / split
+
+
 FORMATS: dict[str, Callable[[Any, Path, str], tuple[GroundTruth, Path]]] = {
     "coco": _load_coco,
     "voc": _load_voc,
+    "cityscapes": _load_cityscapes,
 }
-"""For each DatasetDefinition.FORMAT: the definition, DATASETS.ROOT and the data set's name to its
-annotations and its image folder."""
+"""For each DatasetDefinition.FORMAT: the definition, the folder that relative paths start at and
+the data set's name to its annotations and its image folder."""
 
 
 def make_data_loader(
@@ -128,13 +140,8 @@ def build_transforms(cfg: Config, is_train: bool) -> list[v2.Transform]:
 
 
 def _load(cfg: Config, name: str) -> tuple[GroundTruth, Path]:
-    if name not in cfg.DATASETS.DEFINE:
-        defined = ", ".join(sorted(cfg.DATASETS.DEFINE)) or "none"
-        raise ValueError(
-            f"data set {name!r} is not defined under DATASETS.DEFINE; defined are: {defined}"
-        )
-    definition = cfg.DATASETS.DEFINE[name]
-    truth, image_folder = FORMATS[definition.FORMAT](definition, Path(cfg.DATASETS.ROOT), name)
+    definition, root = find_definition(cfg.DATASETS, name)
+    truth, image_folder = FORMATS[definition.FORMAT](definition, root, name)
     if not len(truth):
         raise ValueError(
             f"data set {name!r} lists no images, but at least one is needed. Does "
