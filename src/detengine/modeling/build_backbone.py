@@ -1,0 +1,232 @@
+"""From the configuration to a backbone: the body, its norms, and the pyramid over it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from detengine.config.schema import Config
+from detengine.modeling.deformable import Deformation
+from detengine.modeling.norms import (
+    NormLayer,
+    frozen_batch_norm,
+    group_norm_of_groups,
+    group_norm_of_width,
+)
+from detengine.modeling.pyramid import Body, CoarseLevels, CoarsestMap, Pyramid
+from detengine.modeling.resnet import RESNET_DEPTHS, STAGE_STRIDES, Res5Head, ResNet, ResNetPlan
+from detengine.modeling.timm_body import TimmBody
+
+NormKind = Literal["FrozenBN", "BN", "GN"]
+
+_RESNETS = {
+    f"R-{depth}-{kind}": (depth, kind)
+    for kind in ("C4", "C5", "FPN", "FPN-RETINANET")
+    for depth in RESNET_DEPTHS
+}
+_TIMM = "timm:"
+
+_NORM_OF_BLOCK: dict[str, NormKind] = {
+    "BottleneckWithFixedBatchNorm": "FrozenBN",
+    "BottleneckWithGN": "GN",
+}
+_NORM_OF_STEM: dict[str, NormKind] = {"StemWithFixedBatchNorm": "FrozenBN", "StemWithGN": "GN"}
+
+
+def build_backbone(cfg: Config) -> nn.Module:
+    """The backbone that MODEL.BACKBONE.CONV_BODY names.
+
+    It maps float[N, 3, H, W] to a list of float[N, out_channels, H / stride, W / stride], finest
+    first, and has the attributes `strides`, one of each map, and `out_channels`. Raises ValueError,
+    naming the key, for a name or a value that fits nothing.
+    """
+    name = cfg.MODEL.BACKBONE.CONV_BODY
+    if name.startswith(_TIMM):
+        return _build_timm(cfg, name.removeprefix(_TIMM))
+    if name == "FBNet":
+        from detengine.modeling.build_fbnet import build_fbnet_body
+
+        trunk = build_fbnet_body(cfg)
+        return CoarsestMap(trunk, trunk.strides[-1], trunk.out_channels)
+    if name not in _RESNETS:
+        raise ValueError(
+            f"MODEL.BACKBONE.CONV_BODY: {name!r} is not known; expected one of "
+            f"{', '.join(_RESNETS)}, FBNet, or timm:NAME for a model of timm"
+        )
+    return _build_resnet(cfg, *_RESNETS[name])
+
+
+def build_res5(cfg: Config) -> Res5Head:
+    """The last stage of the C4 models' ResNet, which their heads run over the pooled regions.
+
+    Of a body that is no ResNet, the stage of ResNet-50, as in the predecessor.
+    """
+    depth, _ = _RESNETS.get(cfg.MODEL.BACKBONE.CONV_BODY, (50, "C4"))
+    dilation = cfg.MODEL.RESNETS.RES5_DILATION
+    if dilation > 1 and not RESNET_DEPTHS[depth].has_bottlenecks:
+        raise ValueError(
+            f"MODEL.RESNETS.RES5_DILATION: {dilation}, but a ResNet-{depth} has no bottleneck "
+            "blocks, and others cannot be dilated; leave it at 1"
+        )
+    return Res5Head(_resnet_plan(cfg, depth), dilation)
+
+
+def make_norm(cfg: Config, kind: NormKind) -> NormLayer:
+    """The normalisation of this kind, with the numbers of the configuration."""
+    if kind == "FrozenBN":
+        return frozen_batch_norm(cfg.MODEL.ARITHMETIC.FROZEN_BN_EPSILON)
+    if kind == "BN":
+        return nn.BatchNorm2d
+    num_groups = cfg.MODEL.GROUP_NORM.NUM_GROUPS
+    channels_per_group = cfg.MODEL.GROUP_NORM.DIM_PER_GP
+    given = {num_groups, channels_per_group} - {-1}
+    if len(given) != 1 or -1 not in (num_groups, channels_per_group) or min(given) < 1:
+        raise ValueError(
+            f"MODEL.GROUP_NORM.NUM_GROUPS: {num_groups}, but there must be at least 1, or it is -1 "
+            f"and MODEL.GROUP_NORM.DIM_PER_GP: {channels_per_group} is at least 1; one of the two "
+            "says what a group is, set the other to -1"
+        )
+    if num_groups == -1:
+        return group_norm_of_width(channels_per_group, cfg.MODEL.GROUP_NORM.EPSILON)
+    return group_norm_of_groups(num_groups, cfg.MODEL.GROUP_NORM.EPSILON)
+
+
+def _build_resnet(cfg: Config, depth: int, kind: str) -> nn.Module:
+    plan = _resnet_plan(cfg, depth)
+    levels = _levels(cfg, "p6p7" if kind == "FPN-RETINANET" else "pool") if "FPN" in kind else None
+    coarsest = {"C4": 16, "C5": 32}[kind] if levels is None else min(levels[-1], 32)
+    body = ResNet(plan, STAGE_STRIDES.index(coarsest) + 1)
+    body.freeze(cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT)
+    if levels is not None:
+        return _build_pyramid(cfg, body, levels)
+    out_channels = cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
+    if out_channels != body.channels[-1]:
+        raise ValueError(
+            f"MODEL.RESNETS.BACKBONE_OUT_CHANNELS: {out_channels}, but without a pyramid "
+            f"{cfg.MODEL.BACKBONE.CONV_BODY} has {body.channels[-1]} channels "
+            f"(MODEL.RESNETS.RES2_OUT_CHANNELS: {cfg.MODEL.RESNETS.RES2_OUT_CHANNELS}); set it to "
+            f"{body.channels[-1]}"
+        )
+    return CoarsestMap(body, body.strides[-1], out_channels)
+
+
+def _build_timm(cfg: Config, name: str) -> nn.Module:
+    """A body of timm under a pyramid, or, where the RPN has none, its map of the RPN's stride."""
+    if cfg.MODEL.BACKBONE.NORM != "FrozenBN" or any(cfg.MODEL.RESNETS.STAGE_WITH_DCN):
+        raise ValueError(
+            f"MODEL.BACKBONE.CONV_BODY: {cfg.MODEL.BACKBONE.CONV_BODY} has its own norms and "
+            f"convolutions, but MODEL.BACKBONE.NORM is {cfg.MODEL.BACKBONE.NORM} and "
+            f"MODEL.RESNETS.STAGE_WITH_DCN {list(cfg.MODEL.RESNETS.STAGE_WITH_DCN)}; leave these "
+            "at FrozenBN and false"
+        )
+    has_pyramid = cfg.MODEL.RPN.USE_FPN or cfg.MODEL.RETINANET_ON
+    if has_pyramid:
+        levels = _levels(cfg, _coarse_levels(cfg))
+    else:
+        levels = list(cfg.MODEL.RPN.ANCHOR_STRIDE[:1])
+    body = TimmBody(name, [stride for stride in levels if stride <= 32])
+    body.freeze(cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT)
+    if has_pyramid:
+        return _build_pyramid(cfg, body, levels)
+    return CoarsestMap(body, body.strides[-1], body.channels[-1])
+
+
+def _build_pyramid(cfg: Config, body: Body, levels: Sequence[int]) -> Pyramid:
+    return Pyramid(
+        body,
+        levels,
+        cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS,
+        coarse_levels=_coarse_levels(cfg),
+        p6_of_c5=cfg.MODEL.RETINANET.USE_C5,
+        norm_layer=make_norm(cfg, "GN") if cfg.MODEL.FPN.USE_GN else None,
+        relu=cfg.MODEL.FPN.USE_RELU,
+    )
+
+
+def _coarse_levels(cfg: Config) -> CoarseLevels:
+    """RetinaNet's two levels where the body's name says so, or has no such word (timm)."""
+    name = cfg.MODEL.BACKBONE.CONV_BODY
+    is_retinanet = name.endswith("-RETINANET")
+    if name.startswith(_TIMM):
+        is_retinanet = cfg.MODEL.RETINANET_ON
+    return "p6p7" if is_retinanet else "pool"
+
+
+def _levels(cfg: Config, coarse_levels: CoarseLevels) -> list[int]:
+    """The strides of the pyramid's levels, finest first."""
+    key = "RETINANET.ANCHOR_STRIDES" if cfg.MODEL.RETINANET_ON else "RPN.ANCHOR_STRIDE"
+    given = cfg.MODEL.RETINANET.ANCHOR_STRIDES if cfg.MODEL.RETINANET_ON else None
+    strides = list(cfg.MODEL.RPN.ANCHOR_STRIDE if given is None else given)
+    coarse = [64] if coarse_levels == "pool" else [64, 128]
+    known = [*STAGE_STRIDES, *coarse]
+    is_run = any(strides == known[i : i + len(strides)] for i in range(len(known)))
+    stands_on_the_body = strides[:1] and strides[0] <= 32
+    if not is_run or not stands_on_the_body or strides[-1] not in (*STAGE_STRIDES, coarse[-1]):
+        ends = "64 only behind 32" if coarse_levels == "pool" else "64 and 128 both or neither"
+        raise ValueError(
+            f"MODEL.{key}: {strides} are the levels of the pyramid of "
+            f"{cfg.MODEL.BACKBONE.CONV_BODY}, and must be a run of {known} with no gap ({ends}); "
+            "RetinaNet's levels up to 128 need a CONV_BODY that ends in -RETINANET"
+        )
+    return strides
+
+
+def _resnet_plan(cfg: Config, depth: int) -> ResNetPlan:
+    resnets = cfg.MODEL.RESNETS
+    _raise_if_not_buildable(cfg, depth)
+    return ResNetPlan(
+        RESNET_DEPTHS[depth],
+        make_norm(cfg, _norm_kind(cfg, "TRANS_FUNC", _NORM_OF_BLOCK)),
+        make_norm(cfg, _norm_kind(cfg, "STEM_FUNC", _NORM_OF_STEM)),
+        stem_channels=resnets.STEM_OUT_CHANNELS,
+        res2_planes=resnets.RES2_OUT_CHANNELS // 4,
+        groups=resnets.NUM_GROUPS,
+        width_per_group=resnets.WIDTH_PER_GROUP,
+        stride_in_1x1=resnets.STRIDE_IN_1X1,
+        deformation=Deformation(resnets.WITH_MODULATED_DCN, resnets.DEFORMABLE_GROUPS),
+        deformed_stages=resnets.STAGE_WITH_DCN,
+        initialisation=cfg.MODEL.INITIALISATION,
+    )
+
+
+def _raise_if_not_buildable(cfg: Config, depth: int) -> None:
+    name, resnets = cfg.MODEL.BACKBONE.CONV_BODY, cfg.MODEL.RESNETS
+    if resnets.RES2_OUT_CHANNELS % 4:
+        raise ValueError(
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS: {resnets.RES2_OUT_CHANNELS} is not a multiple of 4 "
+            "(a fourth of it is the width of the first stage)"
+        )
+    if RESNET_DEPTHS[depth].has_bottlenecks:
+        return
+    if (resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP) != (1, 64):
+        raise ValueError(
+            f"MODEL.RESNETS: NUM_GROUPS {resnets.NUM_GROUPS} and WIDTH_PER_GROUP "
+            f"{resnets.WIDTH_PER_GROUP} are of bottleneck blocks, and {name} has none; leave them "
+            "at 1 and 64, and set its width by RES2_OUT_CHANNELS"
+        )
+    if any(resnets.STAGE_WITH_DCN):
+        raise ValueError(
+            f"MODEL.RESNETS.STAGE_WITH_DCN: {list(resnets.STAGE_WITH_DCN)} deforms bottleneck "
+            f"blocks, and {name} has none; leave it all false, or take R-50 or deeper"
+        )
+
+
+def _norm_kind(cfg: Config, key: str, kinds: dict[str, NormKind]) -> NormKind:
+    """The norm that RESNETS.TRANS_FUNC or STEM_FUNC names, or BACKBONE.NORM where both agree.
+
+    A value other than the default wins over the other key's default; two such that differ are an
+    error.
+    """
+    name, norm = getattr(cfg.MODEL.RESNETS, key), cfg.MODEL.BACKBONE.NORM
+    if name not in kinds:
+        raise ValueError(
+            f"MODEL.RESNETS.{key}: {name!r} is not known; expected {' or '.join(kinds)}"
+        )
+    if kinds[name] == "FrozenBN":
+        return norm
+    if norm not in ("FrozenBN", kinds[name]):
+        raise ValueError(
+            f"MODEL.RESNETS.{key}: {name} and MODEL.BACKBONE.NORM: {norm} contradict each other; "
+            f"set {key} to {next(iter(kinds))}, or NORM to {kinds[name]}"
+        )
+    return kinds[name]
