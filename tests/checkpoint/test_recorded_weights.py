@@ -82,7 +82,5 @@ def test_weights_for_other_anchors_are_an_error_that_names_the_key() -> None:
     recording = json.loads((GOLDEN / "rpn_R_50_FPN_1x/overrides.json").read_text())
     sizes = ["MODEL.RPN.ANCHOR_SIZES", (32, 64, 128, 256, 500)]
     _, checkpointer = build(recording["upstream_config"], [*recording["overrides"], *sizes])
-    with pytest.raises(
-        ValueError, match=r"other anchors: on level 4 .* set MODEL\.RPN\.ANCH"
-    ):
+    with pytest.raises(ValueError, match=r"other anchors: on level 4 .* set MODEL\.RPN\.ANCH"):
         checkpointer.load(GOLDEN / "rpn_R_50_FPN_1x/weights.pth")
