@@ -36,8 +36,10 @@ def test_a_builder_of_the_users_is_adapted(make_config, tmp_path, monkeypatch, i
         assert set(model.eval()(images)[0]) == {"boxes", "scores", "labels"}
 
 
-@pytest.mark.parametrize(("given", "padded"), [("0", 32), ("32", 32), ("20", 160)])
-def test_batches_are_padded_for_the_pyramid_and_as_the_loaders_option_says(
+@pytest.mark.parametrize(
+    ("given", "padded"), [("None", (32, 32)), ("0", (20, 1)), ("32", (32, 32)), ("20", (20, 20))]
+)
+def test_batches_are_padded_as_the_loaders_option_says_or_for_the_pyramid(
     make_config, narrow, given, padded
 ):
     levels = {
@@ -48,7 +50,7 @@ def test_batches_are_padded_for_the_pyramid_and_as_the_loaders_option_says(
     }
     model = build_detection_model(make_config(narrow | levels))
     batch, _ = model.preprocess([torch.zeros(3, 20, 1, dtype=torch.uint8)])
-    assert batch.shape == (1, 3, padded, padded)
+    assert batch.shape == (1, 3, *padded)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The second stage: classify, refine and segment the proposals."""
+"""The second stage: classify, refine and segment the proposals, and find their keypoints."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,18 +9,19 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import Matcher
 
 from detengine.modeling.boxes import BoxArithmetic, Weights
+from detengine.modeling.detections import keep_best
+from detengine.modeling.keypoint_head import decode_heatmaps, keypoint_loss
+from detengine.modeling.mask_head import mask_loss, of_own_class
 from detengine.modeling.matching import RoISamples, sample_rois
 from detengine.modeling.poolers import to_rois
 from detengine.structures.target import Target
-
-MIN_DETECTION_SIZE = 1e-2
-"""Detections narrower or lower than this, in pixels, are dropped: torchvision's number."""
 
 
 class Branch(NamedTuple):
     """One head's way from RoIs to its output.
 
-    pooler: (features, rois) -> float[R, C, S, S]; head and predictor are torchvision's.
+    pooler: (features, rois) -> float[R, C, S, S]; head: these -> features; predictor: these -> the
+    output.
     """
 
     pooler: nn.Module
@@ -28,42 +29,82 @@ class Branch(NamedTuple):
     predictor: nn.Module
 
 
-class RoIHeads(nn.Module):
-    """Fast R-CNN's box head, and beside it Mask R-CNN's mask head where one is given.
+class SharedBranch(NamedTuple):
+    """A head that predicts from the box head's features."""
 
-    The box predictor gives (class logits [R, K + 1], deltas [R, 4 (K + 1)]), the mask predictor
-    logits [R, K + 1, M, M].
+    predictor: nn.Module
+    pooler: None = None
+    head: None = None
+
+
+class RoISampling(NamedTuple):
+    """Which proposals are trained on: at most so many of an image, this fraction positive."""
+
+    matcher: Matcher
+    samples_per_image: int
+    positive_fraction: float
+
+
+class DetectionLimits(NamedTuple):
+    """Which detections of an image are given out.
+
+    score: they are above it. nms: the IoU that suppresses within a class. min_size: of a side, in
+    pixels. per_image: the most of one image, 0 for all; keep_ties: beyond them, all that score as
+    the last of them does.
+    """
+
+    score: float
+    nms: float
+    min_size: float
+    per_image: int
+    keep_ties: bool
+
+
+class ClassBoxes(NamedTuple):
+    """One image's proposals as each of the classes, the background first.
+
+    boxes: float32[P, K + 1, 4], xyxy in pixels of the image the model saw, clipped to it.
+    scores: float32[P, K + 1].
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
+class RoIHeads(nn.Module):
+    """Fast R-CNN's box head; beside it Mask R-CNN's and Keypoint R-CNN's where they are given.
+
+    The box predictor gives (class logits [R, K + 1], deltas [R, 4 (K + 1)] or, for all classes
+    together, [R, 8]), the mask predictor logits [R, K + 1, M, M], the keypoint predictor heatmaps
+    [R, J, S, S].
     """
 
     def __init__(
         self,
         box: Branch,
-        mask: Branch | None = None,
+        mask: Branch | SharedBranch | None = None,
+        keypoint: Branch | SharedBranch | None = None,
         *,
         arithmetic: BoxArithmetic,
         box_weights: Weights,
-        matcher: Matcher,
-        samples_per_image: int,
-        positive_fraction: float,
+        sampling: RoISampling,
         smooth_l1_beta: float,
-        score_threshold: float,
-        nms_threshold: float,
-        detections_per_image: int,
+        limits: DetectionLimits,
     ) -> None:
         super().__init__()
         self.box_pooler, self.box_head, self.box_predictor = box
-        self.has_masks = mask is not None
+        self.has_masks, self.has_keypoints = mask is not None, keypoint is not None
         if mask is not None:
-            self.mask_pooler, self.mask_head, self.mask_predictor = mask
+            self.mask_pooler, self.mask_head = mask.pooler, mask.head
+            self.mask_predictor = mask.predictor
+        if keypoint is not None:
+            self.keypoint_pooler, self.keypoint_head = keypoint.pooler, keypoint.head
+            self.keypoint_predictor = keypoint.predictor
         self.arithmetic = arithmetic
         self.box_weights = box_weights
-        self.matcher = matcher
-        self.samples_per_image = samples_per_image
-        self.positive_fraction = positive_fraction
+        self.sampling = sampling
         self.smooth_l1_beta = smooth_l1_beta
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.detections_per_image = detections_per_image
+        self.limits = limits
 
     def losses(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
@@ -72,65 +113,122 @@ class RoIHeads(nn.Module):
 
         features: of each level; proposals: float[P_i, 4] of each image.
         """
+        matcher, count, fraction = self.sampling
         samples = sample_rois(
             proposals,
             targets,
-            self.matcher,
+            matcher,
             self.arithmetic,
-            samples_per_image=self.samples_per_image,
-            positive_fraction=self.positive_fraction,
+            samples_per_image=count,
+            positive_fraction=fraction,
         )
-        losses = self._box_losses(*self._predict_boxes(features, samples.rois), samples)
+        of_boxes = self.box_head(self.box_pooler(features, samples.rois))
+        losses = self._box_losses(of_boxes, samples)
+        positives, of_positives = samples.positive_rois, of_boxes[: len(samples.matched_boxes)]
         if self.has_masks:
-            losses["loss_mask"] = self._mask_loss(features, samples, targets)
+            logits = self._predict_masks(features, positives, of_positives)
+            labels = samples.labels[: len(positives)]
+            losses["loss_mask"] = mask_loss(of_own_class(logits, labels), samples, targets)
+        if self.has_keypoints:
+            heatmaps = self._predict_keypoints(features, positives, of_positives)
+            losses["loss_kp"] = keypoint_loss(heatmaps, samples, targets)
         return losses
 
-    def detect(
+    def class_boxes(
         self,
         features: Sequence[Tensor],
         proposals: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
-    ) -> list[dict[str, Tensor]]:
-        """Each image's detections, best first: boxes, scores, labels[, mask_probs]."""
-        class_logits, deltas = self._predict_boxes(features, to_rois(proposals))
+    ) -> list[ClassBoxes]:
+        """Each image's proposals, scored and refined as every class; nothing is left out yet."""
+        of_boxes = self.box_head(self.box_pooler(features, to_rois(proposals)))
+        class_logits, deltas = self._predict_boxes(of_boxes)
         scores = class_logits.softmax(dim=1)
         boxes = self.arithmetic.decode(deltas, torch.cat(list(proposals)), self.box_weights)
+        boxes = self._one_for_each_class(boxes, scores.shape[1])
         counts = [len(each) for each in proposals]
-        detections = [
-            self._select(*image)
-            for image in zip(
+        return [
+            ClassBoxes(self.arithmetic.clip(image_boxes, size), image_scores)
+            for image_boxes, image_scores, size in zip(
                 boxes.split_with_sizes(counts),
                 scores.split_with_sizes(counts),
                 image_sizes,
                 strict=True,
             )
         ]
+
+    def finish(
+        self, features: Sequence[Tensor], class_boxes: Sequence[ClassBoxes]
+    ) -> list[dict[str, Tensor]]:
+        """Each image's detections, best first: boxes, scores, labels, and what other heads add.
+
+        That is mask_probs float32[N, M, M]; keypoints float32[N, J, 3] and keypoints_scores.
+        features: of the images that the boxes are in.
+        """
+        detections = [self._select(*image) for image in class_boxes]
+        counts = [len(each["labels"]) for each in detections]
+        rois = to_rois([each["boxes"] for each in detections])
         if self.has_masks:
-            self._add_masks(features, detections)
+            labels = torch.cat([each["labels"] for each in detections])
+            logits = of_own_class(self._predict_masks(features, rois), labels)
+            mask_probs = logits.sigmoid().split_with_sizes(counts)
+            for each, probs in zip(detections, mask_probs, strict=True):
+                each["mask_probs"] = probs
+        if self.has_keypoints:
+            heatmaps = self._predict_keypoints(features, rois).split_with_sizes(counts)
+            for each, maps in zip(detections, heatmaps, strict=True):
+                each["keypoints"], each["keypoints_scores"] = decode_heatmaps(maps, each["boxes"])
         return detections
 
-    def _predict_boxes(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits float32[R, K + 1] and deltas float32[R, 4 (K + 1)]."""
-        logits, deltas = self.box_predictor(self.box_head(self.box_pooler(features, rois)))
+    def _predict_boxes(self, of_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits float32[R, K + 1] and deltas float32[R, 4 (K + 1)], or [R, 8]."""
+        logits, deltas = self.box_predictor(of_boxes)
         return logits.float(), deltas.float()
 
-    def _predict_masks(self, features: Sequence[Tensor], rois: Tensor, labels: Tensor) -> Tensor:
-        """float32[R, M, M]: the logits of each RoI's own class."""
-        logits = self.mask_predictor(self.mask_head(self.mask_pooler(features, rois)))
-        own_class: Tensor = logits[torch.arange(len(labels), device=labels.device), labels]
-        return own_class.float()
+    def _predict_masks(
+        self, features: Sequence[Tensor], rois: Tensor, of_boxes: Tensor | None = None
+    ) -> Tensor:
+        """[R, K + 1, M, M], logits. of_boxes: the box head's features, where they are there."""
+        if self.mask_pooler is None or self.mask_head is None:
+            pooled = self._shared(features, rois, of_boxes)
+        else:
+            pooled = self.mask_head(self.mask_pooler(features, rois))
+        logits: Tensor = self.mask_predictor(pooled)
+        return logits
 
-    def _box_losses(
-        self, class_logits: Tensor, deltas: Tensor, samples: RoISamples
-    ) -> dict[str, Tensor]:
+    def _predict_keypoints(
+        self, features: Sequence[Tensor], rois: Tensor, of_boxes: Tensor | None = None
+    ) -> Tensor:
+        """float32[R, J, S, S], logits."""
+        if self.keypoint_pooler is None or self.keypoint_head is None:
+            pooled = self._shared(features, rois, of_boxes)
+        else:
+            pooled = self.keypoint_head(self.keypoint_pooler(features, rois))
+        heatmaps: Tensor = self.keypoint_predictor(pooled)
+        return heatmaps.float()
+
+    def _shared(self, features: Sequence[Tensor], rois: Tensor, of_boxes: Tensor | None) -> Tensor:
+        """The box head's features of the RoIs, of_boxes where they are there already."""
+        if of_boxes is None:
+            of_boxes = self.box_head(self.box_pooler(features, rois))
+        return of_boxes
+
+    def _one_for_each_class(self, boxes: Tensor, classes: int) -> Tensor:
+        """float[P, classes, 4]; boxes regressed for all classes together stand in [:, 1]."""
+        if boxes.shape[1] == classes:
+            return boxes
+        return boxes[:, torch.arange(classes, device=boxes.device).clamp(max=1)]
+
+    def _box_losses(self, of_boxes: Tensor, samples: RoISamples) -> dict[str, Tensor]:
+        class_logits, deltas = self._predict_boxes(of_boxes)
         count = max(len(samples.rois), 1)
         positives = len(samples.matched_boxes)
-        own_class = samples.labels[:positives, None, None].expand(-1, 1, 4)
-        deltas_of_classes = deltas.view(*class_logits.shape, 4)[:positives]
+        deltas_of_classes = deltas.view(len(deltas), -1, 4)[:positives]
+        own_class = samples.labels[:positives].clamp(max=deltas_of_classes.shape[1] - 1)
         loss_box_reg = F.smooth_l1_loss(
-            deltas_of_classes.gather(1, own_class)[:, 0],
+            deltas_of_classes.gather(1, own_class[:, None, None].expand(-1, 1, 4))[:, 0],
             self.arithmetic.encode(
-                samples.matched_boxes, samples.rois[:positives, 1:], self.box_weights
+                samples.matched_boxes, samples.positive_rois[:, 1:], self.box_weights
             ),
             beta=self.smooth_l1_beta,
             reduction="sum",
@@ -138,51 +236,15 @@ class RoIHeads(nn.Module):
         loss_classifier = F.cross_entropy(class_logits, samples.labels, reduction="sum")
         return {"loss_classifier": loss_classifier / count, "loss_box_reg": loss_box_reg / count}
 
-    def _mask_loss(
-        self, features: Sequence[Tensor], samples: RoISamples, targets: Sequence[Target]
-    ) -> Tensor:
-        """Binary cross-entropy of each positive's own class; 0, with a graph, if there is none."""
-        if any("masks" not in target for target in targets):
-            raise ValueError(
-                "the model has a mask head, but the targets have no masks; train on a data set "
-                "with masks, or without the head (MODEL.MASK_ON False)"
-            )
-        positives = len(samples.matched_boxes)
-        rois = samples.rois[:positives]
-        logits = self._predict_masks(features, rois, samples.labels[:positives])
-        boxes_of_image = rois[:, 1:].split_with_sizes(
-            [len(index) for index in samples.matched_index]
-        )
-        truth = torch.cat(
-            [
-                target["masks"].crop_and_resize(index, boxes, logits.shape[-1])
-                for target, index, boxes in zip(
-                    targets, samples.matched_index, boxes_of_image, strict=True
-                )
-            ]
-        )
-        loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
-        return loss / max(truth.numel(), 1)
-
-    def _select(
-        self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]
-    ) -> dict[str, Tensor]:
-        """One image's detections from boxes float[P, K + 1, 4] and scores float[P, K + 1]."""
-        boxes = self.arithmetic.clip(boxes, image_size)
-        is_large = (self.arithmetic.sides(boxes) >= MIN_DETECTION_SIZE).all(dim=2)
-        proposal, label = torch.where((is_large & (scores > self.score_threshold))[:, 1:])
+    def _select(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """One image's detections from the fields of its ClassBoxes."""
+        limits = self.limits
+        is_wanted = scores > limits.score
+        if limits.min_size > 0:
+            is_wanted &= (self.arithmetic.sides(boxes) >= limits.min_size).all(dim=2)
+        proposal, label = torch.where(is_wanted[:, 1:])
         label = label + 1
         boxes, scores = boxes[proposal, label], scores[proposal, label]
-        kept = self.arithmetic.nms(boxes, scores, label, self.nms_threshold)
-        kept = kept[: self.detections_per_image]
+        kept = self.arithmetic.nms(boxes, scores, label, limits.nms)
+        kept = kept[keep_best(scores[kept], limits.per_image, limits.keep_ties)]
         return {"boxes": boxes[kept], "scores": scores[kept], "labels": label[kept]}
-
-    def _add_masks(
-        self, features: Sequence[Tensor], detections: Sequence[dict[str, Tensor]]
-    ) -> None:
-        rois = to_rois([each["boxes"] for each in detections])
-        labels = torch.cat([each["labels"] for each in detections])
-        mask_probs = self._predict_masks(features, rois, labels).sigmoid()
-        counts = [len(each["labels"]) for each in detections]
-        for each, probs in zip(detections, mask_probs.split_with_sizes(counts), strict=True):
-            each["mask_probs"] = probs
