@@ -1,0 +1,249 @@
+"""Weights by name: a file, an address, or a name of the predecessor's catalog of models.
+
+Downloads are kept in a folder, and their checksums beside them, so that a file is fetched once and
+damage is noticed. Names and addresses are those of maskrcnn_benchmark/config/paths_catalog.py.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+
+from detengine.distributed import comm
+
+_logger = logging.getLogger("detengine.checkpoint")
+
+_CATALOG = "catalog://"
+_SERVER = "https://dl.fbaipublicfiles.com/detectron"
+_TIMEOUT = 30
+"""Seconds without an answer before a server is given up."""
+
+_IMAGENET = {
+    "MSRA/R-50": "ImageNetPretrained/MSRA/R-50.pkl",
+    "MSRA/R-50-GN": "ImageNetPretrained/47261647/R-50-GN.pkl",
+    "MSRA/R-101": "ImageNetPretrained/MSRA/R-101.pkl",
+    "MSRA/R-101-GN": "ImageNetPretrained/47592356/R-101-GN.pkl",
+    "FAIR/20171220/X-101-32x8d": "ImageNetPretrained/20171220/X-101-32x8d.pkl",
+}
+_DETECTRON = {
+    "35857197/e2e_faster_rcnn_R-50-C4_1x": "01_33_49.iAX0mXvW",
+    "35857345/e2e_faster_rcnn_R-50-FPN_1x": "01_36_30.cUF7QR7I",
+    "35857890/e2e_faster_rcnn_R-101-FPN_1x": "01_38_50.sNxI7sX7",
+    "36761737/e2e_faster_rcnn_X-101-32x8d-FPN_1x": "06_31_39.5MIHi1fZ",
+    "35858791/e2e_mask_rcnn_R-50-C4_1x": "01_45_57.ZgkA7hPB",
+    "35858933/e2e_mask_rcnn_R-50-FPN_1x": "01_48_14.DzEQe4wC",
+    "35861795/e2e_mask_rcnn_R-101-FPN_1x": "02_31_37.KqyEK4tT",
+    "36761843/e2e_mask_rcnn_X-101-32x8d-FPN_1x": "06_35_59.RZotkLKI",
+    "37129812/e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x": "09_35_36.8pzTQKYK",
+    "37697547/e2e_keypoint_rcnn_R-50-FPN_1x": "08_42_54.kdzV35ao",
+}
+"""The date and signature in each model's address."""
+
+SHA256 = {
+    f"{_SERVER}/ImageNetPretrained/MSRA/R-50.pkl": (
+        "c1f810370472bd7f9cd516f74b64bb5984aa78c7de1613e56e9f74f2ee01b4c4"
+    ),
+}
+"""What is known of published files."""
+
+
+class Source(NamedTuple):
+    """An address, the name its file is kept under, and the file's sha256 where it is known."""
+
+    address: str
+    file_name: str
+    sha256: str | None
+
+
+def find_weights(name: str) -> Path:
+    """The file of the weights, downloaded if need be. All ranks call it; rank 0 fetches.
+
+    name: a path, which is returned as it is; an address http(s)://..., which may end with
+    #sha256=<64 hex digits>; or catalog://ImageNetPretrained/... and catalog://Caffe2Detectron/...
+    A file is looked for in $DETENGINE_CACHE (~/.cache/detengine/weights) and where the predecessor
+    kept it, under the last part of its address. Its checksum is compared at every use.
+    Raises ValueError for an unknown name or a file whose checksum differs, and OSError with the
+    address, the places and the cure if it can neither be found nor fetched; on all ranks alike.
+    """
+    source = find_source(name)
+    if source is None:
+        return Path(name)
+    path: Path | None = None
+    problem: Exception | None = None
+    if comm.is_main_process():
+        try:
+            path = _find_or_fetch(source)
+        except (OSError, ValueError) as error:  # raised below, when all ranks know
+            problem = error
+    path, problem = comm.broadcast((path, problem))
+    if path is None:
+        raise problem or OSError(f"rank 0 could not fetch {source.address}")
+    return path
+
+
+def find_source(name: str) -> Source | None:
+    """Where named weights come from; None for a path. Raises ValueError for an unknown name."""
+    if name.startswith(_CATALOG):
+        address = _address_of(name.removeprefix(_CATALOG))
+        return Source(address, _file_name(address), SHA256.get(address))
+    if not name.startswith(("http://", "https://")):
+        return None
+    address, _, fragment = name.partition("#")
+    expected = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
+    if fragment and expected is None:
+        raise ValueError(
+            f"{name} ends with #{fragment}; expected #sha256= and 64 hexadecimal digits, or nothing"
+        )
+    sha256 = expected[1].lower() if expected else SHA256.get(address)
+    return Source(address, _file_name(address), sha256)
+
+
+def _address_of(name: str) -> str:
+    """The address of a catalog's name, which is without catalog://."""
+    known = {f"ImageNetPretrained/{each}": f"{_SERVER}/{path}" for each, path in _IMAGENET.items()}
+    known |= {f"Caffe2Detectron/COCO/{each}": _detectron_address(each) for each in _DETECTRON}
+    if name not in known:
+        nearest = get_close_matches(name, known, 1, 0.0)[0]
+        raise ValueError(
+            f"{_CATALOG}{name} is not in the catalog of weights; did you mean "
+            f"{_CATALOG}{nearest}? It has: {', '.join(known)}"
+        )
+    return known[name]
+
+
+def _detectron_address(name: str) -> str:
+    model_id, model_name = name.split("/")
+    data = "keypoints_coco_2014" if "keypoint" in model_name else "coco_2014"
+    return (
+        f"{_SERVER}/{model_id}/12_2017_baselines/{model_name}.yaml.{_DETECTRON[name]}/output/train/"
+        f"{data}_train%3A{data}_valminusminival/generalized_rcnn/model_final.pkl"
+    )
+
+
+def _file_name(address: str) -> str:
+    """The last part of the path; of Caffe2's models, which are all called the same, the whole."""
+    path = urlsplit(address).path
+    name = path.rsplit("/", 1)[-1]
+    if not name:
+        raise ValueError(f"{address} names no file; expected an address such as https://.../x.pth")
+    return path.replace("/", "_") if name == "model_final.pkl" else unquote(name).replace("/", "_")
+
+
+def cache_folder() -> Path:
+    """$DETENGINE_CACHE, or ~/.cache/detengine/weights."""
+    given = os.environ.get("DETENGINE_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache/detengine/weights"
+
+
+def _predecessors_folder() -> Path:
+    """Where maskrcnn_benchmark/utils/model_zoo.py kept its downloads, under the same names."""
+    home = Path(os.environ.get("TORCH_HOME", "~/.torch"))
+    return Path(os.environ.get("TORCH_MODEL_ZOO", home / "models")).expanduser()
+
+
+def _find_or_fetch(source: Source) -> Path:
+    own = _own_place(source)
+    places = [own, _predecessors_folder() / source.file_name]
+    for place in places:
+        if place.is_file():
+            _raise_if_checksum_differs(place, source)
+            return place
+    _fetch(source, own, places)
+    return own
+
+
+def _own_place(source: Source) -> Path:
+    """In the cache; where another address already has the name, with a prefix."""
+    place = cache_folder() / source.file_name
+    origin = _beside(place, ".address")
+    if not origin.is_file() or origin.read_text().strip() == source.address:
+        return place
+    prefix = hashlib.sha256(source.address.encode()).hexdigest()[:8]
+    return place.with_name(f"{prefix}-{source.file_name}")
+
+
+def _beside(place: Path, suffix: str) -> Path:
+    return place.with_name(place.name + suffix)
+
+
+def _raise_if_checksum_differs(place: Path, source: Source) -> None:
+    """Against the known checksum, or else the one that was written at the download, if any."""
+    record = _beside(place, ".sha256")
+    expected = source.sha256
+    if expected is None and record.is_file():
+        expected = record.read_text().split(maxsplit=1)[0]
+    if expected is not None and (found := _sha256(place)) != expected:
+        raise ValueError(
+            f"the weights in {place} are damaged, or are others: their sha256 is {found}, but that "
+            f"of {source.address} is {expected}. Delete the file to have it downloaded again."
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch(source: Source, place: Path, looked_in: list[Path]) -> None:
+    """Download aside, compare, then rename: what is at `place` is always whole."""
+    _logger.info("downloading %s to %s", source.address, place)
+    with _aside(place) as aside:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _download(source.address, aside)
+        except (OSError, ValueError, HTTPException) as error:  # HTTPError is an OSError
+            raise OSError(_cannot_fetch(source, place, looked_in, error)) from error
+        found = _sha256(aside)
+        if source.sha256 not in (None, found):
+            raise ValueError(
+                f"what {source.address} sent has the sha256 {found}, but {source.sha256} was "
+                "expected; nothing was kept. Is the checksum right? Otherwise try again."
+            )
+        _beside(place, ".sha256").write_text(f"{found}  {place.name}\n")
+        _beside(place, ".address").write_text(f"{source.address}\n")
+        aside.replace(place)
+
+
+@contextmanager
+def _aside(place: Path) -> Iterator[Path]:
+    """A name in the same folder, of this process alone; nothing is left there."""
+    aside = _beside(place, f".{os.getpid()}.part")
+    try:
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _download(address: str, aside: Path) -> None:
+    """Raises OSError if the server does not answer, refuses, or sends less than it announced."""
+    request = urllib.request.Request(address, headers={"User-Agent": "detengine"})
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except HTTPError as refusal:
+        refusal.close()  # it holds the connection
+        raise
+    with answer, aside.open("wb") as file:
+        shutil.copyfileobj(answer, file)
+        announced = answer.headers.get("Content-Length")
+    received = aside.stat().st_size
+    if announced is not None and received != int(announced):
+        raise OSError(f"{received} of {announced} bytes came")
+
+
+def _cannot_fetch(source: Source, place: Path, looked_in: list[Path], error: Exception) -> str:
+    return (
+        f"the weights {source.address} are not on this machine and could not be downloaded: "
+        f"{error}. Looked for {' and '.join(map(str, looked_in))}. Fetch the file elsewhere and "
+        f"put it at {place}, or set DETENGINE_CACHE to the folder that holds {place.name}, or "
+        "MODEL.WEIGHT to the file itself."
+    )
