@@ -67,9 +67,20 @@ def load_pickle(path: Path) -> dict[str, Any]:
     """
     raise_if_no_file(path)
     raise_if_checksum_differs(path)
+    data = _unpickle(path)
+    blobs = data.get("blobs", data) if isinstance(data, Mapping) else data
+    if not isinstance(blobs, Mapping) or not blobs:
+        raise ValueError(
+            f"{path} holds no weights but a {type(data).__name__}; expected a dict of arrays, or "
+            "one that has such a dict under 'blobs'."
+        )
+    return {"model": {name: _tensor(path, name, blob) for name, blob in blobs.items()}}
+
+
+def _unpickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            data = _ArrayUnpickler(file, encoding="latin1").load()
+            return _ArrayUnpickler(file, encoding="latin1").load()  # Python 2's arrays are text
     except _ForbiddenObject as error:
         raise ValueError(
             f"{path} holds the Python object {error}, and opening such could run any code, so it "
@@ -80,13 +91,6 @@ def load_pickle(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is truncated or no pickle of Caffe2 Detectron ({error}). Copy it again."
         ) from error
-    blobs = data.get("blobs", data) if isinstance(data, Mapping) else data
-    if not isinstance(blobs, Mapping) or not blobs:
-        raise ValueError(
-            f"{path} holds no weights but a {type(data).__name__}; expected a dict of arrays, or "
-            "one that has such a dict under 'blobs'."
-        )
-    return {"model": {name: _tensor(path, name, blob) for name, blob in blobs.items()}}
 
 
 def recognise(loaded: Mapping[str, Tensor]) -> bool:
@@ -207,9 +211,9 @@ def _make_array(content: bytes, dtype: Any, shape: tuple[int, ...], order: str) 
     return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _make_dtype(code: str, align: int = 0, copy: int = 1) -> Any:
-    """A dtype as Python 2 wrote it, whose flags are integers. A copy: the pickle changes it."""
-    return np.dtype(code, align=bool(align), copy=bool(copy))
+def _make_dtype(code: str, align: int = 0, _copy: int = 1) -> Any:
+    """A dtype of its own, since a pickle changes what it gets; Python 2 wrote integers as flags."""
+    return np.dtype(code, align=bool(align), copy=True)
 
 
 def _encode(text: str, encoding: str) -> bytes:

@@ -21,6 +21,10 @@ _ITS_OWN = re.compile(
 _ANCHORS = re.compile(r"rpn\.anchor_generator\.cell_anchors\.(\d+)")
 _XCONVS = re.compile(r"roi_heads\.box\.feature_extractor\.xconvs\.(\d+)\.(.+)")
 _EXTRACTOR = r"roi_heads\.{}\.feature_extractor\.{}"
+_RPN_ANCHORS = "MODEL.RPN.ANCHOR_SIZES, ASPECT_RATIOS and ANCHOR_STRIDE"
+_RETINANET_ANCHORS = (
+    "MODEL.RETINANET.ANCHOR_SIZES, ASPECT_RATIOS, ANCHOR_STRIDES, OCTAVE and SCALES_PER_OCTAVE"
+)
 
 
 class _Layout(NamedTuple):
@@ -169,24 +173,18 @@ def _compare_anchors(
     }
     if not of_file or not of_model:
         return
-    section = "MODEL.RPN" if of_model[0][0] else "MODEL.RETINANET"
+    is_retinanet = not next(iter(of_model.values()))[0]
     for level in sorted(of_file.keys() | of_model.keys()):
         theirs = of_file.get(level)
         ours = of_model[level][1] if level in of_model else None
         if not _are_close(theirs, ours):
             conversion.conflicts.append(
                 f"the weights were trained for other anchors: on level {level} the file has "
-                f"{_text(theirs)}, the model {_text(ours)}; set {_KEYS[section]} as in their "
-                "training (and CONVENTIONS to maskrcnn_benchmark, which rounds them)"
+                f"{_text(theirs)}, the model {_text(ours)}; set "
+                f"{_RETINANET_ANCHORS if is_retinanet else _RPN_ANCHORS} as in their training "
+                "(and CONVENTIONS to maskrcnn_benchmark, which rounds them)"
             )
             return
-
-
-_KEYS = {
-    "MODEL.RPN": "MODEL.RPN.ANCHOR_SIZES, ASPECT_RATIOS and ANCHOR_STRIDE",
-    "MODEL.RETINANET": "MODEL.RETINANET.ANCHOR_SIZES, ASPECT_RATIOS, ANCHOR_STRIDES, OCTAVE and "
-    "SCALES_PER_OCTAVE",
-}
 
 
 def _are_close(theirs: Tensor | None, ours: Tensor | None) -> bool:
