@@ -1,9 +1,11 @@
 import logging
 import os
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -242,6 +244,17 @@ def test_a_bare_state_dict_initialises(tmp_path: Path) -> None:
     run = make_run("")
     assert run.load(tmp_path / "bare.pth") == {"categories": []}
     assert torch.equal(weights(run.model), weights(model))
+
+
+def test_a_name_of_the_catalog_initialises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETENGINE_CACHE", str(tmp_path))
+    blobs = {"res2_0_branch1_w": np.full((4, 3, 1, 1), 5.0, np.float32), "fc1000_b": np.ones(1)}
+    (tmp_path / "R-101.pkl").write_bytes(pickle.dumps(blobs, protocol=2))
+    stage = nn.ModuleList([nn.ModuleDict({"downsample": nn.Sequential(nn.Conv2d(3, 4, 1))})])
+    body = nn.ModuleDict({"layer1": stage})
+    model = nn.ModuleDict({"backbone": nn.ModuleDict({"body": body})})
+    Checkpointer(model).load("catalog://ImageNetPretrained/MSRA/R-101", strict=False)
+    assert model.state_dict()["backbone.body.layer1.0.downsample.0.weight"].unique() == 5.0
 
 
 def test_initialising_for_other_classes_says_which_weights_are_fresh(

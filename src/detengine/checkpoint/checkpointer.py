@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from detengine.checkpoint.align import compare_classes, load_weights, unwrapped
+from detengine.checkpoint.catalog import find_weights
 from detengine.checkpoint.files import save_file, write_text
 from detengine.checkpoint.readers import read_file
 from detengine.config.load import to_yaml
@@ -134,21 +135,23 @@ class Checkpointer:
     def load(
         self, path: str | Path, *, use_ema: bool = True, strict: bool = True
     ) -> dict[str, Any]:
-        """Initialise the model's weights, and nothing else, from a checkpoint or bare state dict.
+        """Initialise the model's weights, and nothing else, from a file of any known format.
 
+        path: of the file, or what `find_weights` takes beside it, an address or a catalog's name.
         use_ema: take the averaged weights where the file has them. strict: every tensor and every
         class must be the same on both sides, as evaluation needs it; otherwise what fits is taken,
         and what does not is said and stays as it was initialised, as training from other weights
         needs it (a head for other classes, an ImageNet trunk without heads).
-        Returns the file's other entries, without the states. Raises as `load_file` and
-        `load_weights` do.
+        Returns the file's other entries, without the states. Raises as `find_weights`, `read_file`
+        and `load_weights` do. All ranks call it.
         """
-        data = self._read(Path(path))
+        file = find_weights(str(path))
+        data = self._read(file)
         averaged = data["ema"] if use_ema else None
         weights = averaged["weights"] if averaged else data["model"]
         which = "averaged weights (EMA)" if averaged else "weights"
         self.logger.info("loading the %s of %s", which, path)
-        self._load_model(Path(path), data, weights, strict=strict)
+        self._load_model(file, data, weights, strict=strict)
         return {name: data[name] for name in data if name not in ("model", *_STATES)}
 
     def _write(self, folder: Path, name: str, arguments: dict[str, Any]) -> None:
