@@ -43,6 +43,8 @@ class Alignment:
         lines = [f"{len(self.matched)} tensors match"]
         if self.conversion.format:
             lines[0] += f" (the file has {self.conversion.format})"
+        if made := self.conversion.made:
+            lines.append(f"{len(made)} of them are not in the file, whose format fixes their values")
         lines.extend(self.conflicts)
         for title, names in self._lists():
             if names:
@@ -60,8 +62,6 @@ class Alignment:
         aside = self.conversion.set_aside
         for why in dict.fromkeys(aside.values()):
             yield f"in the file, set aside ({why})", [name for name in aside if aside[name] == why]
-        made = "not in the file, equal in all of its kind (an affine map's statistics)"
-        yield made, list(self.conversion.made)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
