@@ -44,7 +44,9 @@ class Alignment:
         if self.conversion.format:
             lines[0] += f" (the file has {self.conversion.format})"
         if made := self.conversion.made:
-            lines.append(f"{len(made)} of them are not in the file, whose format fixes their values")
+            lines.append(
+                f"{len(made)} of them are not in the file, whose format fixes their values"
+            )
         lines.extend(self.conflicts)
         for title, names in self._lists():
             if names:
