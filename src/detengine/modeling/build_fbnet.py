@@ -47,8 +47,9 @@ def build_fbnet_rpn_head(cfg: Config, in_channels: int, num_anchors: int) -> Pro
     Raises ValueError, naming the key, for values that do not fit together.
     """
     architecture, style = _architecture(cfg), _style(cfg)
-    if cfg.MODEL.FBNET.RPN_BN_TYPE:
-        style = replace(style, norm_layer=_norm_layer(cfg, "RPN_BN_TYPE"))
+    rpn_norm = cfg.MODEL.FBNET.RPN_BN_TYPE
+    if rpn_norm:
+        style = replace(style, norm_layer=_norm_layer(cfg, rpn_norm))
     stages = architecture.stages_of("rpn")
     _raise_if_part_is_missing(cfg, "rpn", stages)
     blocks = [block for stage in stages for block in stage]
@@ -124,7 +125,7 @@ def _raise_if_stride_differs(cfg: Config, architecture: Architecture) -> None:
 def _style(cfg: Config) -> Style:
     fbnet = cfg.MODEL.FBNET
     return Style(
-        _norm_layer(cfg, "BN_TYPE"),
+        _norm_layer(cfg, fbnet.BN_TYPE),
         fbnet.SCALE_FACTOR,
         fbnet.WIDTH_DIVISOR,
         depthwise_norm=not fbnet.DW_CONV_SKIP_BN,
@@ -132,21 +133,17 @@ def _style(cfg: Config) -> Style:
     )
 
 
-def _norm_layer(cfg: Config, key: Literal["BN_TYPE", "RPN_BN_TYPE"]) -> NormLayer:
+def _norm_layer(cfg: Config, kind: Literal["bn", "af", "gn"]) -> NormLayer:
     # build_backbone imports this file.
     from detengine.modeling.build_backbone import make_norm
 
-    kind = getattr(cfg.MODEL.FBNET, key)
-    if kind == "bn":
-        return nn.BatchNorm2d
-    if kind == "af":
-        return frozen_batch_norm(cfg.MODEL.ARITHMETIC.FROZEN_BN_EPSILON)
-    if kind == "gn":
-        return make_norm(cfg, "GN")
-    raise ValueError(
-        f"MODEL.FBNET.{key}: {kind!r} is not known; expected bn (batch norm), af (frozen batch "
-        "norm) or gn (group norm)"
-    )
+    match kind:
+        case "bn":
+            return nn.BatchNorm2d
+        case "af":
+            return frozen_batch_norm(cfg.MODEL.ARITHMETIC.FROZEN_BN_EPSILON)
+        case "gn":
+            return make_norm(cfg, "GN")
 
 
 def _blocks_of(architecture: Architecture, part: str) -> list[Block]:
@@ -170,6 +167,10 @@ def _head_blocks(cfg: Config, architecture: Architecture, kind: str) -> list[Blo
     stages = architecture.stages_of(kind)
     _raise_if_part_is_missing(cfg, kind, stages)
     places, stride = getattr(fbnet, f"{key}_BLOCKS"), getattr(fbnet, f"{key}_STRIDE")
+    if stride not in (0, 1, 2):
+        raise ValueError(
+            f"MODEL.FBNET.{key}_STRIDE: {stride}; expected 1, 2, or 0 for the architecture's own"
+        )
     longest = max(len(stage) for stage in stages)
     if places and max(places) >= longest:
         raise ValueError(
