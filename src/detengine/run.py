@@ -18,7 +18,7 @@ from detengine.checkpoint.checkpointer import DetectronCheckpointer
 from detengine.checkpoint.files import load_file
 from detengine.config.load import load_config, replace, to_yaml
 from detengine.config.schema import Config
-from detengine.data.build import build_datasets, make_data_loader
+from detengine.data.build import build_datasets, make_data_loader, number_of_classes
 from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import get_world_size, is_main_process, synchronize
 from detengine.distributed.launch import resolve_device, start_distributed
@@ -142,7 +142,7 @@ def evaluate(cfg: Config, weights: str | Path) -> Results:
     """
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
-    if cfg.MODEL.RPN_ONLY:
+    if gives_proposals(cfg):
         raise ValueError(
             "MODEL.RPN_ONLY is True: this model gives proposals without classes, and their recall "
             "is not measured yet. Score a model with a box head (MODEL.RPN_ONLY False)."
@@ -223,7 +223,7 @@ def score(
 def can_be_scored(cfg: Config) -> bool:
     """Whether the model's predictions can be scored; what cannot is said, once, at the start."""
     test_sets = ", ".join(cfg.DATASETS.TEST)
-    if cfg.MODEL.RPN_ONLY and test_sets:
+    if gives_proposals(cfg) and test_sets:
         logger.warning(
             "MODEL.RPN_ONLY is True: %s will not be scored, because the recall of proposals is not "
             "measured yet",
@@ -237,7 +237,12 @@ def can_be_scored(cfg: Config) -> bool:
             test_sets,
             PERSON_KEYPOINTS,
         )
-    return not cfg.MODEL.RPN_ONLY
+    return not gives_proposals(cfg)
+
+
+def gives_proposals(cfg: Config) -> bool:
+    """Whether the model stops at proposals; RetinaNet, whose files say RPN_ONLY too, does not."""
+    return cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON
 
 
 def iou_types_of(cfg: Config) -> tuple[str, ...]:
@@ -271,10 +276,9 @@ def flat(results: Results) -> dict[str, float]:
 
 
 def with_num_classes(cfg: Config, class_names: Sequence[str]) -> Config:
-    """The configuration, MODEL.ROI_BOX_HEAD.NUM_CLASSES taken from the data if it is not set."""
-    if cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES is not None:
-        return cfg
-    return replace(cfg, {"MODEL.ROI_BOX_HEAD.NUM_CLASSES": len(class_names) + 1})
+    """The configuration, the number of classes taken from the data if it is not set."""
+    key, given = number_of_classes(cfg)
+    return cfg if given is not None else replace(cfg, {key: len(class_names) + 1})
 
 
 def make_ema(cfg: Config, model: nn.Module) -> ModelEMA | None:

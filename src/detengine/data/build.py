@@ -179,16 +179,27 @@ def _raise_if_number_of_classes_differs(cfg: Config, class_names: Sequence[str])
     Too many are let pass for a BUILDER, which may not care, and under the predecessor's
     conventions, where 81 stands for "not set".
     """
-    given, needed = cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES, len(class_names) + 1
+    key, given = number_of_classes(cfg)
+    needed = len(class_names) + 1
     may_exceed = cfg.MODEL.BUILDER is not None or cfg.CONVENTIONS != "modern"
     if given is None or given == needed or (given > needed and may_exceed):
         return
+    cure = "Leave the key out, to have it taken from the data"
+    if cfg.MODEL.RETINANET_ON:
+        cure = f"Set it to {needed}"
+    too_few = "a label beyond NUM_CLASSES: " if given < needed else ""
     raise ValueError(
-        f"{'a label beyond NUM_CLASSES: ' if given < needed else ''}MODEL.ROI_BOX_HEAD.NUM_CLASSES "
-        f"is {given}, background included, but the data has {len(class_names)} classes "
-        f"({', '.join(class_names)}) and needs {needed}. Leave the key out, to have it taken from "
-        "the data, or choose classes by DATASETS.CLASSES."
+        f"{too_few}{key} is {given}, background included, but the data has {len(class_names)} "
+        f"classes ({', '.join(class_names)}) and needs {needed}. {cure}, or choose classes by "
+        "DATASETS.CLASSES."
     )
+
+
+def number_of_classes(cfg: Config) -> tuple[str, int | None]:
+    """The key that says how many classes the model tells apart, background included; its value."""
+    if cfg.MODEL.RETINANET_ON:
+        return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
+    return "MODEL.ROI_BOX_HEAD.NUM_CLASSES", cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES
 
 
 def make_training_loader(

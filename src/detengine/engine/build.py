@@ -14,6 +14,11 @@ def build_test_time_augmentation(cfg: Config, model: nn.Module) -> nn.Module:
     """
     if not cfg.TEST.BBOX_AUG.ENABLED:
         return model
+    if cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON:
+        raise ValueError(
+            "TEST.BBOX_AUG.ENABLED is True, but MODEL.RPN_ONLY too: the views' boxes are merged by "
+            "class, and proposals have none. Set TEST.BBOX_AUG.ENABLED to False."
+        )
     return TestTimeAugmentation(
         model, make_views(cfg), inclusive_pixels=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS
     )

@@ -63,7 +63,7 @@ class TestTimeAugmentation(nn.Module):
             raise ValueError(
                 f"TEST.BBOX_AUG.ENABLED is True, but {type(model).__name__} cannot merge the boxes "
                 "of several views: it has no predict_class_boxes and finish, as R-CNN models with "
-                "a box head do (and RetinaNet, RPN_ONLY and a BUILDER's do not). "
+                "a box head do (RetinaNet and a BUILDER's may not). "
                 "Set TEST.BBOX_AUG.ENABLED to False."
             )
         self.model = model

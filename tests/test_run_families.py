@@ -1,0 +1,135 @@
+"""Runs of every kind of model: what each is scored by, in either convention."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detengine.config.load import load_config, replace
+from detengine.config.schema import Config
+from detengine.evaluation.predictions_file import load_predictions
+from detengine.run import evaluate, iou_types_of, load, train
+
+RETINANET = {
+    "MODEL.MASK_ON": False,
+    "MODEL.BACKBONE.CONV_BODY": "R-50-FPN-RETINANET",
+    "MODEL.RETINANET_ON": True,
+    "MODEL.RPN_ONLY": True,  # as in the predecessor's files
+    "MODEL.RETINANET.NUM_CLASSES": 4,
+    "MODEL.RETINANET.NUM_CONVS": 1,
+}
+
+
+@pytest.fixture
+def make_config(tiny_config: Path, tmp_path: Path) -> Callable[..., Config]:
+    """(changes by dotted key) -> the tiny configuration, two iterations long."""
+
+    def make(changes: dict[str, Any]) -> Config:
+        own = {"OUTPUT_DIR": str(tmp_path / "run"), "SOLVER.MAX_ITER": 2}
+        return replace(load_config(tiny_config), own | changes)
+
+    return make
+
+
+def test_a_model_of_proposals_is_trained_and_said_not_to_be_scored(
+    make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="detengine")
+    logging.getLogger("detengine").addHandler(caplog.handler)
+    cfg = make_config({"MODEL.MASK_ON": False, "MODEL.RPN_ONLY": True})
+    result = train(cfg)
+    logging.getLogger("detengine").removeHandler(caplog.handler)
+    assert result.finished
+    assert result.results == {}
+    warnings = [each for each in caplog.messages if "RPN_ONLY is True: shapes_val will not" in each]
+    assert len(set(warnings)) == 1
+    with pytest.raises(ValueError, match=r"RPN_ONLY is True: .* recall is not measured yet"):
+        evaluate(cfg, result.output_folder / "model_final.pth")
+
+
+def test_retinanet_is_scored_though_its_files_say_rpn_only(
+    make_config: Callable[..., Config],
+) -> None:
+    result = train(make_config(RETINANET))
+    assert list(result.results["shapes_val"].metrics) == ["bbox"]
+
+
+def test_the_classes_of_retinanet_are_held_against_the_data(
+    make_config: Callable[..., Config],
+) -> None:
+    cfg = make_config(RETINANET | {"MODEL.RETINANET.NUM_CLASSES": 81})
+    with pytest.raises(ValueError, match=r"RETINANET\.NUM_CLASSES is 81, .* needs 4\. Set it to 4"):
+        train(cfg)
+
+
+def test_what_cannot_merge_views_is_refused_before_the_training(
+    make_config: Callable[..., Config],
+) -> None:
+    cfg = make_config(RETINANET | {"TEST.BBOX_AUG.ENABLED": True})
+    with pytest.raises(ValueError, match=r"BBOX_AUG\.ENABLED is True, but RetinaNet cannot merge"):
+        train(cfg)
+    assert not (Path(cfg.OUTPUT_DIR) / "last_checkpoint").exists()
+
+
+@pytest.mark.parametrize("conventions", ["modern", "maskrcnn_benchmark"])
+def test_keypoints_are_trained_scored_and_predicted(
+    write_tiny_run: Callable[[Path], Path], tmp_path: Path, conventions: str
+) -> None:
+    path = write_tiny_run(tmp_path)
+    for name in ("train", "val"):
+        _add_keypoints(tmp_path / f"{name}.json")
+    changes = {
+        "SOLVER.MAX_ITER": 2,
+        "MODEL.KEYPOINT_ON": True,
+        "MODEL.ROI_KEYPOINT_HEAD.POOLER_SCALES": (0.25, 0.125),
+        "MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS": (16,),
+        "MODEL.ROI_HEADS.SCORE_THRESH": 0.0,
+        "MODEL.ARITHMETIC.INCLUSIVE_PIXELS": conventions != "modern",
+        "INPUT.RESIZE": "torch" if conventions == "modern" else "pillow",
+    }
+    result = train(replace(load_config(path), changes))
+    assert list(result.results["shapes_val"].metrics) == ["bbox", "segm", "keypoints"]
+    folder = result.output_folder
+    for _, each in load_predictions(folder / "inference/shapes_val"):
+        assert each.keypoints is not None
+        assert each.keypoints.shape == (len(each), 17, 3)
+    assert load(folder, device="cpu").model is not None
+
+
+def _add_keypoints(path: Path) -> None:
+    """Seventeen on the diagonal of each box."""
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        steps = [(k + 0.5) / 17 for k in range(17)]
+        annotation["keypoints"] = [
+            each for step in steps for each in (x + step * width, y + step * height, 2)
+        ]
+        annotation["num_keypoints"] = 17
+    path.write_text(json.dumps(content))
+
+
+def test_other_than_seventeen_keypoints_are_not_scored() -> None:
+    options = ["CONVENTIONS", "modern", "MODEL.KEYPOINT_ON", "True", "MODEL.MASK_ON", "True"]
+    assert iou_types_of(load_config(None, options)) == ("bbox", "segm", "keypoints")
+    options += ["MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", "5"]
+    assert iou_types_of(load_config(None, options)) == ("bbox", "segm")
+
+
+def test_boxes_of_an_inclusive_model_are_stored_up_to_their_last_pixels_far_edge(
+    make_config: Callable[..., Config],
+) -> None:
+    """The last pixel of an image is width - 1: so far reaches a box that is cut off there."""
+    changes = {"MODEL.ROI_HEADS.SCORE_THRESH": 0.0, "MODEL.ARITHMETIC.INCLUSIVE_PIXELS": True}
+    result = train(make_config(changes))
+    predictions = dict(load_predictions(result.output_folder / "inference/shapes_val"))
+    for each in predictions.values():
+        height, width = each.size
+        most = each.boxes_xyxy[:, 2:].amax(dim=0)
+        assert ((each.boxes_xyxy[:, 2:] - each.boxes_xyxy[:, :2]) >= 1).all()
+        # the network sees it larger, so that its last pixel is less than one of the stored image
+        assert most[0] <= width + 1
+        assert most[1] <= height + 1
