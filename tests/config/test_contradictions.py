@@ -94,7 +94,7 @@ TWO_SCALES = (0.25, 0.125)
         ),
         (
             ["MODEL.RETINANET_ON", True],
-            "MODEL.BACKBONE.CONV_BODY is 'R-50-C4' and MODEL.RETINANET_ON is True; expected R-50-",
+            "MODEL.BACKBONE.CONV_BODY is 'R-50-C4' and MODEL.RETINANET_ON is True; expected a bod",
         ),
         (
             ["MODEL.BACKBONE.CONV_BODY", "R-50-FPN-RETINANET"],

@@ -1,9 +1,10 @@
-"""detengine config: the resolved configuration, or what differs from its defaults."""
+"""detengine config: the resolved configuration, what differs from its defaults, or all options."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from detengine.config.load import difference, load_config, to_yaml
+from detengine.config.reference import json_schema, reference_page
 
 
 def show_config(path: Path, overrides: Sequence[str], diff: bool) -> None:
@@ -13,3 +14,13 @@ def show_config(path: Path, overrides: Sequence[str], diff: bool) -> None:
     """
     cfg = load_config(path, overrides)
     print(difference(cfg) if diff else to_yaml(cfg), end="")
+
+
+def show_schema() -> None:
+    """Print the JSON Schema of configuration files, for editors."""
+    print(json_schema(), end="")
+
+
+def show_reference() -> None:
+    """Print the page of all options, as Markdown."""
+    print(reference_page(), end="")

@@ -99,19 +99,34 @@ def demo(output_dir: OutputFolder = None) -> None:
 
 @app.command(context_settings=WITH_OVERRIDES)
 def config(
-    config_file: Annotated[Path, typer.Argument(help="The YAML file.", metavar="FILE")],
+    config_file: Annotated[
+        Path | None, typer.Argument(help="The YAML file.", metavar="FILE", show_default=False)
+    ] = None,
     overrides: Overrides = None,
     diff: Annotated[
         bool, typer.Option("--diff", help="Only what differs from the defaults.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="The JSON Schema of all files, for editors.")
+    ] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="The page of all options, as Markdown.")
     ] = False,
 ) -> None:
     """Print a configuration with every option resolved.
 
     Example: detengine config configs/nuclei.yaml SOLVER.BASE_LR 0.01 --diff
     """
-    from detengine.cli.config import show_config
+    from detengine.cli.config import show_config, show_reference, show_schema
 
-    show_config(config_file, overrides_of(overrides), diff)
+    if schema:
+        show_schema()
+    elif reference:
+        show_reference()
+    elif config_file is None:
+        raise typer.BadParameter("Missing argument 'FILE', or --schema or --reference.")
+    else:
+        show_config(config_file, overrides_of(overrides), diff)
 
 
 def overrides_of(given: list[str] | None, output_dir: Path | None = None) -> list[str]:

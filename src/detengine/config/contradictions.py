@@ -112,7 +112,8 @@ def _in_pyramid(cfg: "Config") -> Iterator[Contradiction]:
     if cfg.MODEL.RETINANET_ON:
         return
     rpn, body = cfg.MODEL.RPN, cfg.MODEL.BACKBONE.CONV_BODY
-    is_pyramid = {"FPN": True, "C4": False, "C5": False, "FBNet": False}.get(body.split("-")[-1])
+    kind = "timm" if body.startswith("timm:") else body.split("-")[-1]
+    is_pyramid = {"FPN": True, "C4": False, "C5": False, "FBNet": False}.get(kind)
     if is_pyramid is not None and is_pyramid != rpn.USE_FPN:
         yield _contradiction(
             cfg,
@@ -177,7 +178,7 @@ def _in_retinanet(cfg: "Config") -> Iterator[Contradiction]:
             cfg,
             "MODEL.BACKBONE.CONV_BODY",
             "MODEL.RETINANET_ON",
-            expected="R-50-FPN-RETINANET or R-101-FPN-RETINANET, whose levels are P3 to P7, for a "
+            expected="a body such as R-50-FPN-RETINANET, whose levels are P3 to P7, for a "
             "RetinaNet, and for no other detector",
         )
     retinanet = cfg.MODEL.RETINANET

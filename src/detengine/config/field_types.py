@@ -73,6 +73,7 @@ Size = Annotated[int, Field(ge=1), _FROM_TEXT]
 
 Pixels = Annotated[Size, Unit("pixels")]
 Channels = Annotated[Size, Unit("channels")]
+Classes = Annotated[int, Field(ge=2), _FROM_TEXT, Unit("classes")]
 Images = Annotated[Size, Unit("images")]
 Boxes = Annotated[Size, Unit("boxes")]
 

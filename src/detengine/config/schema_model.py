@@ -8,6 +8,7 @@ from detengine.config.field_types import (
     BelowOne,
     Boxes,
     Channels,
+    Classes,
     Count,
     Fraction,
     Integer,
@@ -32,7 +33,8 @@ class Backbone(Section):
     """The network that turns the image into features."""
 
     CONV_BODY: str = "R-50-C4"
-    """Its name, such as R-50-FPN."""
+    """Its name: R-50-FPN and the like (a ResNet's depth, and C4, C5, FPN or FPN-RETINANET), FBNet,
+    or timm:NAME for any model of timm."""
     NORM: Literal["FrozenBN", "BN", "GN"] = "FrozenBN"
     """The normalisation: batch norm as it was pretrained, batch norm, or group norm."""
     FREEZE_CONV_BODY_AT: Annotated[Integer, Field(le=5)] = 2
@@ -71,11 +73,11 @@ class ResNets(Section):
     TRANS_FUNC: Literal["BottleneckWithFixedBatchNorm", "BottleneckWithGN"] = (
         "BottleneckWithFixedBatchNorm"
     )
-    """The predecessor's name of the block."""
+    """The bottlenecks, by the predecessor's name: with frozen batch norm, or group norm."""
     STEM_FUNC: Literal["StemWithFixedBatchNorm", "StemWithGN"] = "StemWithFixedBatchNorm"
-    """The predecessor's name of the stem."""
+    """The stem, by the predecessor's name: with frozen batch norm, or group norm."""
     RES5_DILATION: Annotated[Size, Unit("pixels of the feature map")] = 1
-    """Dilation in the last stage."""
+    """C4: dilation in the last stage, which is the heads'."""
     STEM_OUT_CHANNELS: Channels = 64
     """Channels of the stem."""
     RES2_OUT_CHANNELS: Channels = 256
@@ -93,7 +95,7 @@ class ResNets(Section):
 class RetinaNet(Section):
     """The one-stage detector; used where MODEL.RETINANET_ON."""
 
-    NUM_CLASSES: Annotated[Size, Field(ge=2), Unit("classes")] = 81
+    NUM_CLASSES: Classes = 81
     """Classes with the background."""
     ANCHOR_SIZES: OneOrMore[Pixels] = (32, 64, 128, 256, 512)
     """The anchors' side, one for each level, in pixels of the network's input."""

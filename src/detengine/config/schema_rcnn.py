@@ -2,11 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from detengine.config.field_types import (
     Boxes,
     Channels,
+    Classes,
     Count,
     Fraction,
     Integer,
@@ -32,7 +31,7 @@ class Rpn(Section):
     USE_FPN: Switch = False
     """Whether the features are a pyramid."""
     RPN_HEAD: Literal["SingleConvRPNHead", "FBNet.rpn_head"] = "SingleConvRPNHead"
-    """The predecessor's name of the head."""
+    """The head, by the predecessor's name: one convolution, or FBNet's."""
     ANCHOR_SIZES: OneOrMore[Pixels] = (32, 64, 128, 256, 512)
     """The anchors' side in pixels of the network's input; on a pyramid one for each level."""
     ANCHOR_STRIDE: OneOrMore[Pixels] = (16,)
@@ -103,16 +102,17 @@ class BoxHead(Section):
         "FPNXconv1fcFeatureExtractor",
         "FBNet.roi_head",
     ] = "ResNet50Conv5ROIFeatureExtractor"
-    """The predecessor's name of the layers before the predictor."""
+    """The layers before the predictor, by the predecessor's name: the ResNet's last stage, two
+    fully connected layers, convolutions and one such layer, or FBNet's."""
     PREDICTOR: Literal["FastRCNNPredictor", "FPNPredictor"] = "FastRCNNPredictor"
-    """The predecessor's name of the predictor."""
+    """The predictor, by the predecessor's name."""
     POOLER_RESOLUTION: Annotated[Size, Unit("bins")] = 14
     """The side of a pooled region, in bins."""
     POOLER_SAMPLING_RATIO: Annotated[Count, Unit("points")] = 0
     """Sampling points along a bin's side; 0: as many as the region's size needs."""
     POOLER_SCALES: OneOrMore[Positive] = (1 / 16,)
     """1 / stride of the levels that are pooled from, finest first."""
-    NUM_CLASSES: Maybe[Annotated[Size, Field(ge=2), Unit("classes")]] = 81
+    NUM_CLASSES: Maybe[Classes] = 81
     """Classes with the background; None: taken from the data."""
     SMOOTH_L1_BETA: Positive = 1.0
     """Where the box loss turns from quadratic to linear."""
@@ -136,9 +136,10 @@ class MaskHead(Section):
         "MaskRCNNFPNFeatureExtractor",
         "FBNet.roi_head_mask",
     ] = "ResNet50Conv5ROIFeatureExtractor"
-    """The predecessor's name of the layers before the predictor."""
+    """The layers before the predictor, by the predecessor's name: the ResNet's last stage,
+    CONV_LAYERS, or FBNet's."""
     PREDICTOR: Literal["MaskRCNNC4Predictor", "MaskRCNNConv1x1Predictor"] = "MaskRCNNC4Predictor"
-    """The predecessor's name of the predictor."""
+    """The predictor, by the predecessor's name."""
     POOLER_RESOLUTION: Annotated[Size, Unit("bins")] = 14
     """The side of a pooled region, in bins."""
     POOLER_SAMPLING_RATIO: Annotated[Count, Unit("points")] = 0
@@ -169,9 +170,9 @@ class KeypointHead(Section):
     FEATURE_EXTRACTOR: Literal["KeypointRCNNFeatureExtractor", "FBNet.roi_head_keypoints"] = (
         "KeypointRCNNFeatureExtractor"
     )
-    """The predecessor's name of the layers before the predictor."""
+    """The layers before the predictor, by the predecessor's name: CONV_LAYERS, or FBNet's."""
     PREDICTOR: Literal["KeypointRCNNPredictor"] = "KeypointRCNNPredictor"
-    """The predecessor's name of the predictor."""
+    """The predictor, by the predecessor's name."""
     POOLER_RESOLUTION: Annotated[Size, Unit("bins")] = 14
     """The side of a pooled region, in bins."""
     POOLER_SAMPLING_RATIO: Annotated[Count, Unit("points")] = 0
