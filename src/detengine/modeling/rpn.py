@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection._utils import Matcher
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from detengine.modeling.anchors import AnchorGenerator, AnchorStyle, lies_inside
 from detengine.modeling.boxes import BoxArithmetic
 from detengine.modeling.matching import match_boxes, sample_balanced
 from detengine.structures.target import Target
@@ -17,18 +17,47 @@ BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 """Of the proposals' deltas; those of the detections can be chosen."""
 
 
+class Proposals(NamedTuple):
+    """One image's boxes that may hold an object: float32[P, 4], xyxy, and float32[P] in [0, 1]."""
+
+    boxes: Tensor
+    scores: Tensor
+
+
 class ProposalLimits(NamedTuple):
-    """How many proposals survive: of each level before NMS, of each image after it."""
+    """How many proposals survive in one mode, training or evaluation.
+
+    pre_nms, post_nms: of each level, before and after NMS. of_image: of all levels together;
+    of_batch: of all levels and images together; None is no such limit.
+    """
 
     pre_nms: int
     post_nms: int
+    of_image: int | None
+    of_batch: int | None
+
+
+class AnchorSampling(NamedTuple):
+    """Which anchors are trained on: at most so many of an image, this fraction positive.
+
+    straddle: how far they may reach over the image's edge, in pixels; negative for any.
+    """
+
+    matcher: Matcher
+    samples_per_image: int
+    positive_fraction: float
+    straddle: float
 
 
 class RegionProposalNetwork(nn.Module):
     """Propose boxes that may hold an object, whatever its class (Faster R-CNN, arXiv 1506.01497).
 
     head: features -> (objectness logits [N, A, H, W], deltas [N, 4A, H, W]) of each level.
-    train_limits, test_limits: the number of proposals in the two modes. min_size: in pixels.
+    min_size: in pixels. proposals_in_training: False where nothing comes after them.
+    style: whose order proposals have, which the draw of training samples depends on.
+    - torchvision: anchors rank by logit; proposals stand best first.
+    - detectron: they rank by score, which float32 rounds to 1 from a logit of 17.4 on. Behind NMS
+      they stand level by level, and stay so under of_batch; of_image puts the best first.
     """
 
     def __init__(
@@ -37,27 +66,27 @@ class RegionProposalNetwork(nn.Module):
         head: nn.Module,
         *,
         arithmetic: BoxArithmetic,
-        matcher: Matcher,
-        samples_per_image: int,
-        positive_fraction: float,
+        sampling: AnchorSampling,
         train_limits: ProposalLimits,
         test_limits: ProposalLimits,
         nms_threshold: float,
         min_size: float,
         smooth_l1_beta: float,
+        style: AnchorStyle,
+        proposals_in_training: bool,
     ) -> None:
         super().__init__()
         self.anchor_generator = anchor_generator
         self.head = head
         self.arithmetic = arithmetic
-        self.matcher = matcher
-        self.samples_per_image = samples_per_image
-        self.positive_fraction = positive_fraction
+        self.sampling = sampling
         self.train_limits = train_limits
         self.test_limits = test_limits
         self.nms_threshold = nms_threshold
         self.min_size = min_size
         self.smooth_l1_beta = smooth_l1_beta
+        self.style = style
+        self.proposals_in_training = proposals_in_training
 
     def forward(
         self,
@@ -65,33 +94,23 @@ class RegionProposalNetwork(nn.Module):
         padded_size: tuple[int, int],
         image_sizes: Sequence[tuple[int, int]],
         targets: Sequence[Target] | None,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Each image's proposals, float[P, 4], best first; with targets, the two losses.
+    ) -> tuple[list[Proposals], dict[str, Tensor]]:
+        """Each image's proposals, in training none where nothing needs them; with targets, losses.
 
         padded_size: (height, width) of the batch; image_sizes: of the images in it.
         """
         logit_maps, delta_maps = self.head(features)
         logits = [_one_row_per_anchor(level, 1)[:, :, 0].float() for level in logit_maps]
         deltas = [_one_row_per_anchor(level, 4).float() for level in delta_maps]
-        anchors = self._anchors(features, padded_size)
-        proposals = self._propose(logits, deltas, anchors, image_sizes)
+        anchors = self.anchor_generator(features, padded_size)
+        proposals = []
+        if self.proposals_in_training or not self.training:
+            proposals = self._propose(logits, deltas, anchors, image_sizes)
         if targets is None:
             return proposals, {}
-        return proposals, self._losses(
-            torch.cat(logits, dim=1), torch.cat(deltas, dim=1), torch.cat(anchors), targets
-        )
-
-    def _anchors(self, features: Sequence[Tensor], padded_size: tuple[int, int]) -> list[Tensor]:
-        """float32[H * W * A, 4] of each level, in torchvision's order.
-
-        A level's step is the batch's size over the level's, rounded down, as torchvision trained
-        its weights: on the pooled level of stride 64 it can be a few pixels less than 64.
-        """
-        grids = [(level.shape[2], level.shape[3]) for level in features]
-        steps = [(padded_size[0] // h, padded_size[1] // w) for h, w in grids]
-        self.anchor_generator.set_cell_anchors(torch.float32, features[0].device)
-        anchors: list[Tensor] = self.anchor_generator.grid_anchors(grids, steps)
-        return anchors
+        all_anchors = torch.cat(anchors)
+        chosen = self._choose_anchors(all_anchors, image_sizes, targets)
+        return proposals, self._losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), *chosen)
 
     @torch.no_grad()
     def _propose(
@@ -100,10 +119,13 @@ class RegionProposalNetwork(nn.Module):
         deltas: Sequence[Tensor],
         anchors: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
-    ) -> list[Tensor]:
+    ) -> list[Proposals]:
         limits = self.train_limits if self.training else self.test_limits
-        best = [level.topk(min(limits.pre_nms, level.shape[1]), dim=1) for level in logits]
-        scores = torch.cat([values for values, _ in best], dim=1).sigmoid()
+        ranked = [level.sigmoid() for level in logits] if self.style == "detectron" else logits
+        best = [level.topk(min(limits.pre_nms, level.shape[1]), dim=1) for level in ranked]
+        scores = torch.cat([values for values, _ in best], dim=1)
+        if self.style == "torchvision":
+            scores = scores.sigmoid()
         boxes = torch.cat(
             [
                 self._decode(*level)
@@ -117,14 +139,11 @@ class RegionProposalNetwork(nn.Module):
         proposals = []
         for image_boxes, image_scores, size in zip(boxes, scores, image_sizes, strict=True):
             clipped = self.arithmetic.clip(image_boxes, size)
-            is_large = (self.arithmetic.sides(clipped) >= self.min_size).all(dim=1)
-            large = torch.where(is_large)[0]
-            clipped = clipped[large]
-            kept = self.arithmetic.nms(
-                clipped, image_scores[large], level_of_box[large], self.nms_threshold
-            )
-            proposals.append(clipped[kept[: limits.post_nms]])
-        return proposals
+            kept = self._keep(clipped, image_scores, level_of_box, limits)
+            proposals.append(Proposals(clipped[kept], image_scores[kept]))
+        if limits.of_batch is None:
+            return proposals
+        return _best_of_batch(proposals, limits.of_batch)
 
     def _decode(self, deltas: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
         """float[N, K, 4]: the boxes of the chosen anchors of one level. index: int64[N, K]."""
@@ -134,22 +153,61 @@ class RegionProposalNetwork(nn.Module):
         )
         return boxes.view_as(chosen)
 
-    def _losses(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        """logits: float[N, A]; deltas: float[N, A, 4]; anchors: float[A, 4], of every image."""
-        positives, negatives, positive_anchors, matched_boxes = [], [], [], []
-        for image, target in enumerate(targets):
-            matched = match_boxes(anchors, target["boxes"], self.matcher, self.arithmetic)
+    def _keep(
+        self, boxes: Tensor, scores: Tensor, level_of_box: Tensor, limits: ProposalLimits
+    ) -> Tensor:
+        """int64[P]: which of one image's float[K, 4] are large enough, survive NMS, and stay."""
+        large = torch.where((self.arithmetic.sides(boxes) >= self.min_size).all(dim=1))[0]
+        kept = large[
+            self.arithmetic.nms(
+                boxes[large], scores[large], level_of_box[large], self.nms_threshold
+            )
+        ]
+        if self.style == "detectron":
+            kept = kept.sort().values
+        if limits.post_nms < limits.pre_nms:
+            rank = _rank_in_level(level_of_box[kept], len(self.anchor_generator.strides))
+            kept = kept[rank < limits.post_nms]
+        if limits.of_image is None:
+            return kept
+        if self.style == "torchvision":
+            return kept[: limits.of_image]
+        return kept[scores[kept].topk(min(limits.of_image, len(kept))).indices]
+
+    @torch.no_grad()
+    def _choose_anchors(
+        self, anchors: Tensor, image_sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What to train on, from float[A, 4], the anchors of every image.
+
+        Returns int64[P] and int64[M], the positives and the negatives as places in the batch, and
+        float[P, 4], the deltas that lead from the positives to their objects.
+        """
+        positives, negatives, truth_deltas = [], [], []
+        for image, (size, target) in enumerate(zip(image_sizes, targets, strict=True)):
+            matched = match_boxes(anchors, target["boxes"], self.sampling.matcher, self.arithmetic)
+            if self.sampling.straddle >= 0:
+                inside = lies_inside(anchors, size, self.sampling.straddle)
+                matched = matched.where(inside, Matcher.BETWEEN_THRESHOLDS)
             positive, negative = sample_balanced(
-                matched, self.samples_per_image, self.positive_fraction
+                matched, self.sampling.samples_per_image, self.sampling.positive_fraction
             )
             positives.append(positive + image * len(anchors))
             negatives.append(negative + image * len(anchors))
-            positive_anchors.append(anchors[positive])
-            matched_boxes.append(target["boxes"][matched[positive]])
-        positive = torch.cat(positives)
-        sampled = torch.cat([positive, *negatives])
+            objects = target["boxes"][matched[positive]]
+            truth_deltas.append(self.arithmetic.encode(objects, anchors[positive], BOX_WEIGHTS))
+        return torch.cat(positives), torch.cat(negatives), torch.cat(truth_deltas)
+
+    def _losses(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        positive: Tensor,
+        negative: Tensor,
+        truth_deltas: Tensor,
+    ) -> dict[str, Tensor]:
+        """logits: float[N, A]; deltas: float[N, A, 4]; the rest is of `_choose_anchors`."""
+        sampled = torch.cat([positive, negative])
         is_object = torch.zeros_like(sampled, dtype=logits.dtype)
         is_object[: len(positive)] = 1
         loss_objectness = F.binary_cross_entropy_with_logits(
@@ -157,9 +215,7 @@ class RegionProposalNetwork(nn.Module):
         )
         loss_box_reg = F.smooth_l1_loss(
             deltas.flatten(0, 1)[positive],
-            self.arithmetic.encode(
-                torch.cat(matched_boxes), torch.cat(positive_anchors), BOX_WEIGHTS
-            ),
+            truth_deltas,
             beta=self.smooth_l1_beta,
             reduction="sum",
         )
@@ -175,3 +231,21 @@ def _one_row_per_anchor(level: Tensor, values: int) -> Tensor:
     images, _, height, width = level.shape
     rows = level.view(images, -1, values, height, width).permute(0, 3, 4, 1, 2)
     return rows.reshape(images, -1, values)
+
+
+def _rank_in_level(level_of_box: Tensor, levels: int) -> Tensor:
+    """int64[P]: how many of the same level stand before each. level_of_box: int64[P]."""
+    is_of_level = level_of_box[:, None] == torch.arange(levels, device=level_of_box.device)
+    return is_of_level.cumsum(dim=0).gather(1, level_of_box[:, None])[:, 0] - 1
+
+
+def _best_of_batch(proposals: Sequence[Proposals], count: int) -> list[Proposals]:
+    """The best of all images together, in the order they had: the predecessor's way in training."""
+    scores = torch.cat([image.scores for image in proposals])
+    stays = torch.zeros_like(scores, dtype=torch.bool)
+    stays[scores.topk(min(count, len(scores))).indices] = True
+    of_images = stays.split_with_sizes([len(image.scores) for image in proposals])
+    return [
+        Proposals(image.boxes[stay], image.scores[stay])
+        for image, stay in zip(proposals, of_images, strict=True)
+    ]
