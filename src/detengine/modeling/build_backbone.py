@@ -13,7 +13,7 @@ from detengine.modeling.norms import (
     group_norm_of_groups,
     group_norm_of_width,
 )
-from detengine.modeling.pyramid import Body, CoarseLevels, CoarsestMap, Pyramid
+from detengine.modeling.pyramid import Body, CoarsestMap, Pyramid
 from detengine.modeling.resnet import RESNET_DEPTHS, STAGE_STRIDES, Res5Head, ResNet, ResNetPlan
 from detengine.modeling.timm_body import TimmBody
 
@@ -77,23 +77,15 @@ def make_norm(cfg: Config, kind: NormKind) -> NormLayer:
         return frozen_batch_norm(cfg.MODEL.ARITHMETIC.FROZEN_BN_EPSILON)
     if kind == "BN":
         return nn.BatchNorm2d
-    num_groups = cfg.MODEL.GROUP_NORM.NUM_GROUPS
-    channels_per_group = cfg.MODEL.GROUP_NORM.DIM_PER_GP
-    given = {num_groups, channels_per_group} - {-1}
-    if len(given) != 1 or -1 not in (num_groups, channels_per_group) or min(given) < 1:
-        raise ValueError(
-            f"MODEL.GROUP_NORM.NUM_GROUPS: {num_groups}, but there must be at least 1, or it is -1 "
-            f"and MODEL.GROUP_NORM.DIM_PER_GP: {channels_per_group} is at least 1; one of the two "
-            "says what a group is, set the other to -1"
-        )
-    if num_groups == -1:
-        return group_norm_of_width(channels_per_group, cfg.MODEL.GROUP_NORM.EPSILON)
-    return group_norm_of_groups(num_groups, cfg.MODEL.GROUP_NORM.EPSILON)
+    options = cfg.MODEL.GROUP_NORM
+    if options.NUM_GROUPS == -1:
+        return group_norm_of_width(options.DIM_PER_GP, options.EPSILON)
+    return group_norm_of_groups(options.NUM_GROUPS, options.EPSILON)
 
 
 def _build_resnet(cfg: Config, depth: int, kind: str) -> nn.Module:
     plan = _resnet_plan(cfg, depth)
-    levels = _levels(cfg, "p6p7" if kind == "FPN-RETINANET" else "pool") if "FPN" in kind else None
+    levels = _levels(cfg) if kind.startswith("FPN") else None
     coarsest = {"C4": 16, "C5": 32}[kind] if levels is None else min(levels[-1], 32)
     body = ResNet(plan, STAGE_STRIDES.index(coarsest) + 1)
     body.freeze(cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT)
@@ -120,10 +112,7 @@ def _build_timm(cfg: Config, name: str) -> nn.Module:
             "at FrozenBN and false"
         )
     has_pyramid = cfg.MODEL.RPN.USE_FPN or cfg.MODEL.RETINANET_ON
-    if has_pyramid:
-        levels = _levels(cfg, _coarse_levels(cfg))
-    else:
-        levels = list(cfg.MODEL.RPN.ANCHOR_STRIDE[:1])
+    levels = _levels(cfg) if has_pyramid else list(cfg.MODEL.RPN.ANCHOR_STRIDE)
     body = TimmBody(name, [stride for stride in levels if stride <= 32])
     body.freeze(cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT)
     if has_pyramid:
@@ -136,37 +125,26 @@ def _build_pyramid(cfg: Config, body: Body, levels: Sequence[int]) -> Pyramid:
         body,
         levels,
         cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS,
-        coarse_levels=_coarse_levels(cfg),
+        coarse_levels="p6p7" if cfg.MODEL.RETINANET_ON else "pool",
         p6_of_c5=cfg.MODEL.RETINANET.USE_C5,
         norm_layer=make_norm(cfg, "GN") if cfg.MODEL.FPN.USE_GN else None,
         relu=cfg.MODEL.FPN.USE_RELU,
     )
 
 
-def _coarse_levels(cfg: Config) -> CoarseLevels:
-    """RetinaNet's two levels where the body's name says so, or has no such word (timm)."""
-    name = cfg.MODEL.BACKBONE.CONV_BODY
-    is_retinanet = name.endswith("-RETINANET")
-    if name.startswith(_TIMM):
-        is_retinanet = cfg.MODEL.RETINANET_ON
-    return "p6p7" if is_retinanet else "pool"
-
-
-def _levels(cfg: Config, coarse_levels: CoarseLevels) -> list[int]:
+def _levels(cfg: Config) -> list[int]:
     """The strides of the pyramid's levels, finest first."""
-    key = "RETINANET.ANCHOR_STRIDES" if cfg.MODEL.RETINANET_ON else "RPN.ANCHOR_STRIDE"
-    given = cfg.MODEL.RETINANET.ANCHOR_STRIDES if cfg.MODEL.RETINANET_ON else None
-    strides = list(cfg.MODEL.RPN.ANCHOR_STRIDE if given is None else given)
-    coarse = [64] if coarse_levels == "pool" else [64, 128]
-    known = [*STAGE_STRIDES, *coarse]
+    if cfg.MODEL.RETINANET_ON:
+        key, strides = "MODEL.RETINANET.ANCHOR_STRIDES", list(cfg.MODEL.RETINANET.ANCHOR_STRIDES)
+        known, ends = [*STAGE_STRIDES, 64, 128], "64 and 128 both or neither"
+    else:
+        key, strides = "MODEL.RPN.ANCHOR_STRIDE", list(cfg.MODEL.RPN.ANCHOR_STRIDE)
+        known, ends = [*STAGE_STRIDES, 64], "64 only behind 32"
     is_run = any(strides == known[i : i + len(strides)] for i in range(len(known)))
-    stands_on_the_body = strides[:1] and strides[0] <= 32
-    if not is_run or not stands_on_the_body or strides[-1] not in (*STAGE_STRIDES, coarse[-1]):
-        ends = "64 only behind 32" if coarse_levels == "pool" else "64 and 128 both or neither"
+    if not is_run or strides[0] > 32 or strides[-1] not in (*STAGE_STRIDES, known[-1]):
         raise ValueError(
-            f"MODEL.{key}: {strides} are the levels of the pyramid of "
-            f"{cfg.MODEL.BACKBONE.CONV_BODY}, and must be a run of {known} with no gap ({ends}); "
-            "RetinaNet's levels up to 128 need a CONV_BODY that ends in -RETINANET"
+            f"{key}: {strides} are the pyramid's levels, and must be a run of "
+            f"{', '.join(map(str, known))} with no gap ({ends}), for example {known[1:]}"
         )
     return strides
 
@@ -218,10 +196,6 @@ def _norm_kind(cfg: Config, key: str, kinds: dict[str, NormKind]) -> NormKind:
     error.
     """
     name, norm = getattr(cfg.MODEL.RESNETS, key), cfg.MODEL.BACKBONE.NORM
-    if name not in kinds:
-        raise ValueError(
-            f"MODEL.RESNETS.{key}: {name!r} is not known; expected {' or '.join(kinds)}"
-        )
     if kinds[name] == "FrozenBN":
         return norm
     if norm not in ("FrozenBN", kinds[name]):
