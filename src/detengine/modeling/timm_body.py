@@ -10,6 +10,9 @@ from torch import Tensor, nn
 _PROBED_SIZE = (128, 192)
 """Height and width of the images whose maps are looked at; no model's own size."""
 
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
+"""How transformers of a fixed size are told to take others: with windows (Swin), without (ViT)."""
+
 
 class TimmBody(nn.Module):
     """A timm model without its classifier; returns its maps of `strides`, finest first.
@@ -24,8 +27,7 @@ class TimmBody(nn.Module):
         super().__init__()
         self.name = name
         self.strides = tuple(strides)
-        options = _options(name)
-        known = _known_strides(name, options)
+        options, known = _look_at(name)
         lacking = [stride for stride in strides if stride not in known]
         if lacking:
             raise ValueError(
@@ -34,8 +36,8 @@ class TimmBody(nn.Module):
                 "for; ask for others (MODEL.RPN.ANCHOR_STRIDE, RETINANET.ANCHOR_STRIDES), or take "
                 "another model"
             )
-        options["out_indices"] = tuple(_last_index(known, stride) for stride in strides)
-        self.net = _create(name, **options)
+        indices = tuple(_last_index(known, stride) for stride in strides)
+        self.net = _create(name, out_indices=indices, **options)
         info = self.net.feature_info
         self.channels = tuple(info.channels())
         self.channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
@@ -61,7 +63,7 @@ class TimmBody(nn.Module):
     def _end(self, count: int, names: Sequence[str]) -> int:
         """How many modules, in timm's order, which is that of the computation, are frozen."""
         stages = {each["reduction"]: each["module"] for each in self.net.feature_info.info}
-        wanted = 2**count
+        wanted = min(2**count, self.strides[-1])
         if count == 1 and wanted not in stages:
             end = min(_positions(names, stages.get(4)), default=0)
         else:
@@ -89,39 +91,43 @@ def _timm() -> Any:
     return timm
 
 
-def _options(name: str) -> dict[str, Any]:
-    """What timm.create_model needs beside the name. Raises ValueError for a name of no model."""
+def _look_at(name: str) -> tuple[dict[str, Any], list[int]]:
+    """What timm.create_model needs beside the name, and the stride of each map of the model.
+
+    A stride of 0: a map that the model does not return. The model is built and run without storage,
+    which shows whether it takes images of any size.
+    """
+    _raise_if_unknown(name)
+    trained_as = _timm().get_pretrained_cfg(name)
+    is_fixed = trained_as is not None and trained_as.fixed_input_size
+    reasons = []
+    for options in _ANY_SIZE if is_fixed else ({},):
+        try:
+            return options, _known_strides(name, options)
+        except Exception as error:  # timm's models raise anything, from assertions to TypeErrors
+            reasons.append(str(error))
+    raise ValueError(
+        f"MODEL.BACKBONE.CONV_BODY: timm:{name} cannot be a backbone: it gives no maps of an image "
+        f"of {_PROBED_SIZE[1]} x {_PROBED_SIZE[0]} pixels ({reasons[-1]}); take another model, for "
+        "example timm:convnext_tiny"
+    )
+
+
+def _raise_if_unknown(name: str) -> None:
     timm = _timm()
     if not timm.is_model(name):
         nearest = get_close_matches(name, timm.list_models(), 3, 0.5)
         meant = f"did you mean {' or '.join(nearest)}?" if nearest else "see timm.list_models()"
         raise ValueError(f"MODEL.BACKBONE.CONV_BODY: timm has no model {name!r}; {meant}")
-    trained_as = timm.get_pretrained_cfg(name)
-    # Windowed transformers take other sizes than they were trained with only when told to.
-    fixed = trained_as is not None and trained_as.fixed_input_size
-    return {"strict_img_size": False} if fixed else {}
 
 
 def _known_strides(name: str, options: dict[str, Any]) -> list[int]:
-    """The stride of each map that the model can return, by its index; 0 for maps it does not.
-
-    The model is built and run without storage, which shows whether it takes images of any size.
-    """
-    try:
-        with torch.device("meta"), torch.no_grad():
-            net = _create(name, **options).eval()
-            maps = net(torch.empty(1, 3, *_PROBED_SIZE))
-    except Exception as error:
-        # timm and its models raise anything here, from assertions to TypeErrors for an option.
-        raise ValueError(
-            f"MODEL.BACKBONE.CONV_BODY: timm:{name} cannot be a backbone: it gives no maps of an "
-            f"image of {_PROBED_SIZE[1]} x {_PROBED_SIZE[0]} pixels ({error}); take another model, "
-            "for example timm:convnext_tiny"
-        ) from error
-    strides = [0] * len(net.feature_info.info)
-    for index, reduction, each in zip(
-        net.feature_info.out_indices, net.feature_info.reduction(), maps, strict=True
-    ):
+    with torch.device("meta"), torch.no_grad():
+        net = _create(name, **options).eval()
+        maps = net(torch.empty(1, 3, *_PROBED_SIZE))
+    info = net.feature_info
+    strides = [0] * len(info.info)
+    for index, reduction, each in zip(info.out_indices, info.reduction(), maps, strict=True):
         sides = tuple(side // reduction for side in _PROBED_SIZE)
         strides[index] = reduction if sides in (each.shape[1:3], each.shape[2:4]) else 0
     return strides
