@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import batched_nms, box_area, clip_boxes_to_image
+from torchvision.ops import batched_nms, box_area, clip_boxes_to_image, nms
 
 Weights = Sequence[float]
 """Factors of the regressed (dx, dy, dw, dh)."""
@@ -109,12 +109,26 @@ class InclusiveBoxes:
     def nms(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
         if threshold <= 0 or len(boxes) == 0:
             return scores.argsort(descending=True)
-        # batched_nms may put the groups side by side; float64 does not round the boxes there.
         opened = _opened(boxes.double())
-        kept: Tensor = batched_nms(
-            opened - opened.min(), scores.double(), groups, _just_below(threshold)
+        kept = torch.cat(
+            [
+                members[_suppress(opened[members], scores[members], threshold)]
+                for members in (torch.where(groups == group)[0] for group in groups.unique())
+            ]
         )
-        return kept
+        return kept[scores[kept].argsort(descending=True)]
+
+
+def _suppress(opened: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """The boxes of one group that stay; of equally good ones, the first in torch's plain sort.
+
+    That order, which is not the stable one, is the predecessor's (nms_cpu.cpp); where many scores
+    are saturated at 1, another one keeps other boxes.
+    """
+    order = scores.argsort(descending=True)
+    descending = torch.arange(len(order), 0, -1, dtype=opened.dtype, device=opened.device)
+    kept: Tensor = nms(opened[order], descending, _just_below(threshold))
+    return order[kept]
 
 
 def _opened(boxes: Tensor) -> Tensor:
