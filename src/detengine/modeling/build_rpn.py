@@ -12,15 +12,13 @@ from detengine.modeling.build_arithmetic import make_arithmetic
 from detengine.modeling.build_fbnet import build_fbnet_rpn_head
 from detengine.modeling.rpn import AnchorSampling, ProposalLimits, RegionProposalNetwork
 
-_HEADS = ("SingleConvRPNHead", "FBNet.rpn_head")
-
 
 def build_rpn(cfg: Config, backbone: Any) -> RegionProposalNetwork:
     """Propose regions from the backbone's feature maps as MODEL.RPN says.
 
     backbone: with the `strides` of its feature maps, finest first, and their `out_channels`.
-    Raises ValueError, naming the key, for strides that are not the backbone's and for a head that
-    is not known; what does not fit together by itself is refused when the file is loaded.
+    Raises ValueError, naming the key, for strides that are not the backbone's; what contradicts
+    itself in the configuration is refused when that is loaded.
     """
     rpn = cfg.MODEL.RPN
     _raise_if_strides_differ(cfg, tuple(backbone.strides))
@@ -59,15 +57,10 @@ def _sizes_of_levels(cfg: Config) -> list[tuple[int, ...]]:
 
 
 def _build_head(cfg: Config, in_channels: int, anchors_per_cell: int) -> nn.Module:
-    name = cfg.MODEL.RPN.RPN_HEAD
-    if name == "SingleConvRPNHead":
-        head: nn.Module = RPNHead(in_channels, anchors_per_cell)
-        return head
-    if name == "FBNet.rpn_head":
+    if cfg.MODEL.RPN.RPN_HEAD == "FBNet.rpn_head":
         return build_fbnet_rpn_head(cfg, in_channels, anchors_per_cell)
-    raise ValueError(
-        f"MODEL.RPN.RPN_HEAD: {name!r} is not known; expected one of {', '.join(_HEADS)}"
-    )
+    head: nn.Module = RPNHead(in_channels, anchors_per_cell)
+    return head
 
 
 def _anchor_sampling(cfg: Config) -> AnchorSampling:
