@@ -15,9 +15,7 @@ from detengine.config.schema import Config
 from detengine.modeling.build_backbone import build_backbone, build_res5, make_norm
 
 GOLDEN = Path(__file__).parents[2] / "../shared/golden"
-RECORDED = sorted(
-    folder.parent for folder in GOLDEN.glob("*/weights.pth") if "fbnet" not in folder.parent.name
-)
+RECORDED = sorted(folder.parent for folder in GOLDEN.glob("*/weights.pth"))
 CONFIGS = sorted((GOLDEN / "configs").rglob("*.yaml"))
 
 NARROW = {

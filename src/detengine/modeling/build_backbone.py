@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 
 from detengine.config.schema import Config
+from detengine.modeling.build_fbnet import build_fbnet_body
 from detengine.modeling.deformable import Deformation
 from detengine.modeling.norms import (
     NormLayer,
@@ -44,8 +45,6 @@ def build_backbone(cfg: Config) -> nn.Module:
     if name.startswith(_TIMM):
         return _build_timm(cfg, name.removeprefix(_TIMM))
     if name == "FBNet":
-        from detengine.modeling.build_fbnet import build_fbnet_body
-
         trunk = build_fbnet_body(cfg)
         return CoarsestMap(trunk, trunk.strides[-1], trunk.out_channels)
     if name not in _RESNETS:
