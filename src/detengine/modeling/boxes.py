@@ -113,7 +113,7 @@ class InclusiveBoxes:
         kept = torch.cat(
             [
                 members[_suppress(opened[members], scores[members], threshold)]
-                for members in (torch.where(groups == group)[0] for group in groups.unique())
+                for members in (torch.where(groups == group)[0] for group in torch.unique(groups))
             ]
         )
         return kept[scores[kept].argsort(descending=True)]
