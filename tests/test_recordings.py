@@ -167,7 +167,7 @@ def assert_losses(losses: dict[str, Tensor], expected: dict[str, float]) -> None
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
         tolerance = 2e-2 if name == "loss_mask" else 1e-4
-        assert float(losses[name]) == pytest.approx(value, rel=tolerance), name
+        assert float(losses[name].detach()) == pytest.approx(value, rel=tolerance), name
 
 
 def make_batch(cfg: Config, pictures: list[Any]) -> tuple[list[Tensor], list[dict[str, Any]]]:

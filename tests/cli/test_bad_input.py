@@ -187,7 +187,7 @@ def test_a_test_set_with_classes_that_are_not_trained(
         ),
         (
             ["CONVENTIONS", "maskrcnn_benchmark"],
-            ["CONVENTIONS is maskrcnn_benchmark", "put `CONVENTIONS: modern` at the top"],
+            ["MODEL.BACKBONE.CONV_BODY is 'R-18-FPN' and MODEL.RPN.USE_FPN is False"],
         ),
         (
             ["SOLVER.IMS_PER_BATCH", "3", "SOLVER.ACCUMULATE", "2"],

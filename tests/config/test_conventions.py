@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from detengine.config.conventions import MODERN, defaults, raise_if_not_modern
+from detengine.config.conventions import MODERN, defaults
 from detengine.config.schema import Config
 
 DEFAULTS = Path(__file__).parents[2] / "../shared/golden/small/config_defaults.yaml"
@@ -77,9 +77,3 @@ def test_modern_numbers_are_torchvisions() -> None:
     assert model.roi_heads.nms_thresh == heads.NMS
     assert model.roi_heads.detections_per_img == heads.DETECTIONS_PER_IMG
     assert model.backbone.out_channels == cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS
-
-
-def test_building_with_the_predecessors_conventions_is_an_error_with_its_cure() -> None:
-    raise_if_not_modern(Config.model_validate(defaults("modern")))
-    with pytest.raises(ValueError, match=r"CONVENTIONS is maskrcnn_benchmark .*`CONVENTIONS: mod"):
-        raise_if_not_modern(Config())

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from detengine.config.load import load_config
 from detengine.modeling.build import build_detection_model
 
 MASK_RCNN = {"MODEL.MASK_ON": "True", "MODEL.ROI_BOX_HEAD.NUM_CLASSES": "91"}
@@ -53,45 +52,123 @@ def test_batches_are_padded_as_the_loaders_option_says_or_for_the_pyramid(
     assert batch.shape == (1, 3, *padded)
 
 
+MASKS = {"MODEL.MASK_ON": "True"}
+C4 = {
+    "MODEL.BACKBONE.CONV_BODY": "R-50-C4",
+    "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": "1024",
+    "MODEL.RPN.USE_FPN": "False",
+    "MODEL.ROI_HEADS.USE_FPN": "False",
+    "MODEL.RPN.ANCHOR_STRIDE": "[16]",
+    "MODEL.ROI_BOX_HEAD.POOLER_SCALES": "[0.0625]",
+    "MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR": "ResNet50Conv5ROIFeatureExtractor",
+    "MODEL.ROI_BOX_HEAD.PREDICTOR": "FastRCNNPredictor",
+}
+SHARED = {
+    "MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR": "ResNet50Conv5ROIFeatureExtractor",
+    "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": "True",
+    "MODEL.ROI_MASK_HEAD.POOLER_SCALES": "[0.0625]",
+}
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({}, r"MODEL\.ROI_BOX_HEAD\.NUM_CLASSES: None.*with the background"),
-        ({"MODEL.BACKBONE.CONV_BODY": "R-50-C4"}, "CONV_BODY: 'R-50-C4'.*R-18-FPN, R-34-FPN"),
-        ({"MODEL.KEYPOINT_ON": "True"}, r"MODEL\.KEYPOINT_ON: True is not built"),
-        ({"MODEL.RETINANET_ON": "True"}, r"MODEL\.RETINANET_ON: True is not built"),
-        ({"MODEL.RPN.STRADDLE_THRESH": "0"}, "STRADDLE_THRESH: 0 is not built.*only -1 is"),
         (
-            MASK_RCNN | {"MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": "True"},
-            "SHARE_BOX_FEATURE_EXTRACTOR: True is not built",
+            {"MODEL.ROI_BOX_HEAD.NUM_CLASSES": "None"},
+            r"MODEL\.ROI_BOX_HEAD\.NUM_CLASSES: None.*with the background",
         ),
+        ({"MODEL.BACKBONE.CONV_BODY": "R-51-FPN"}, "CONV_BODY: 'R-51-FPN'.*R-18-FPN"),
         (
-            {"MODEL.BACKBONE.NORM": "GN", "MODEL.GROUP_NORM.NUM_GROUPS": "-1"},
-            "NUM_GROUPS: -1, but there must be at least 1",
+            {"MODEL.RPN.ANCHOR_STRIDE": "[4, 16]", "MODEL.RPN.ANCHOR_SIZES": "[32, 64]"},
+            r"ANCHOR_STRIDE: \[4, 16\].* no gap",
         ),
-        ({"MODEL.RPN_ONLY": "True"}, r"MODEL\.RPN_ONLY: True is not built"),
-        ({"MODEL.RPN.ANCHOR_STRIDE": "[4, 16]"}, r"ANCHOR_STRIDE: \[4, 16\].* no gap"),
-        ({"MODEL.RPN.ANCHOR_STRIDE": "[64]"}, r"ANCHOR_STRIDE: \[64\].* only behind 32"),
-        ({"MODEL.RPN.ANCHOR_SIZES": "[32, 64]"}, r"gives 2 sizes for the 5 levels"),
-        ({"MODEL.RPN.POST_NMS_TOP_N_TRAIN": "300"}, "set MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN"),
         ({"MODEL.RESNETS.RES2_OUT_CHANNELS": "30"}, "RES2_OUT_CHANNELS: 30 is not a multiple of 4"),
+        ({"MODEL.RESNETS.WIDTH_PER_GROUP": "32"}, "R-18-FPN has none.*RES2_OUT_CHANNELS"),
         (
-            {"MODEL.BACKBONE.CONV_BODY": "R-18-FPN", "MODEL.RESNETS.WIDTH_PER_GROUP": "32"},
-            "R-18-FPN has none.*RES2_OUT_CHANNELS",
+            {"MODEL.ROI_BOX_HEAD.POOLER_SCALES": "[0.25, 0.0625]"},
+            r"ROI_BOX_HEAD\.POOLER_SCALES: \[0\.25, 0\.0625\].*backbone has \[4, 8, 16, 32, 64\]",
         ),
         (
-            MASK_RCNN | {"MODEL.ROI_BOX_HEAD.POOLER_SCALES": "[0.25, 0.0625]"},
-            r"ROI_BOX_HEAD\.POOLER_SCALES: \[0\.25, 0\.0625\].*pyramid has \[4, 8, 16, 32, 64\]",
+            MASKS | {"MODEL.ROI_MASK_HEAD.RESOLUTION": "14"},
+            "ROI_MASK_HEAD.RESOLUTION: 14.*POOLER_RESOLUTION 14.*set RESOLUTION to 28",
         ),
-        (MASK_RCNN | {"MODEL.ROI_MASK_HEAD.RESOLUTION": "14"}, "RESOLUTION to twice POOLER"),
+        (
+            {"MODEL.KEYPOINT_ON": "True", "MODEL.ROI_KEYPOINT_HEAD.RESOLUTION": "28"},
+            "ROI_KEYPOINT_HEAD.RESOLUTION: 28.*set RESOLUTION to 56",
+        ),
+        (MASKS | {"MODEL.ROI_MASK_HEAD.CONV_LAYERS": "[]"}, r"CONV_LAYERS: \[\] has no layer"),
+        (
+            {"MODEL.ROI_BOX_HEAD.PREDICTOR": "FastRCNNPredictor"},
+            r"FastRCNNPredictor does not take.*vectors\); set FPNPredictor",
+        ),
+        (C4 | {"MODEL.ROI_BOX_HEAD.PREDICTOR": "FPNPredictor"}, r"maps\); set FastRCNNPredictor"),
+        (
+            C4 | MASKS | SHARED | {"MODEL.ROI_MASK_HEAD.RESOLUTION": "28"},
+            "from POOLER_RESOLUTION 7 the head gives 8 x 8; set RESOLUTION to 8",
+        ),
+        (
+            C4 | {"MODEL.BACKBONE.CONV_BODY": "timm:resnet10t"},
+            "timm:resnet10t gives 256 channels, but .*takes 1024",
+        ),
+        (
+            {"MODEL.RETINANET_ON": "True", "MODEL.BACKBONE.CONV_BODY": "R-18-FPN-RETINANET"},
+            r"MODEL\.RETINANET\.NUM_CLASSES: None.*with the background",
+        ),
     ],
 )
-def test_a_value_that_fits_nothing_is_an_error_that_names_its_key(make_config, overrides, message):
-    small = {"MODEL.BACKBONE.CONV_BODY": "R-18-FPN"} | overrides
-    with pytest.raises(ValueError, match=message):
-        build_detection_model(make_config(small))
+def test_values_that_do_not_fit_together_are_an_error_that_names_the_key(
+    make_config, overrides, message
+):
+    small = {"MODEL.BACKBONE.CONV_BODY": "R-18-FPN", "MODEL.ROI_BOX_HEAD.NUM_CLASSES": "3"}
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        build_detection_model(make_config(small | overrides))
 
 
-def test_the_predecessors_conventions_are_refused_by_name():
-    with pytest.raises(ValueError, match="CONVENTIONS"):
-        build_detection_model(load_config(None))
+def test_one_box_may_be_regressed_for_all_classes(make_config, narrow, images, make_targets):
+    model = build_detection_model(make_config(narrow | {"MODEL.CLS_AGNOSTIC_BBOX_REG": "True"}))
+    assert model.roi_heads.box_predictor.bbox_pred.out_features == 8
+    losses = model(images, make_targets(images, [3, 2]))
+    sum(losses.values()).backward()
+    gradient = model.roi_heads.box_predictor.bbox_pred.weight.grad
+    assert gradient[4:].any()
+    assert not gradient[:4].any()
+    with torch.no_grad():
+        _, class_boxes = model.eval().predict_class_boxes(images)
+    assert torch.equal(class_boxes[0].boxes[:, 1], class_boxes[0].boxes[:, 3])
+
+
+def test_a_mask_head_can_share_the_box_heads_features(make_config, images, make_targets):
+    small = {
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": "8",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": "32",
+        "MODEL.RESNETS.WIDTH_PER_GROUP": "8",
+        "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": "128",
+        "MODEL.ROI_BOX_HEAD.NUM_CLASSES": "4",
+        "MODEL.ROI_MASK_HEAD.RESOLUTION": "8",
+        "MODEL.RPN.POST_NMS_TOP_N_TEST": "20",
+        "MODEL.RPN.POST_NMS_TOP_N_TRAIN": "40",
+    }
+    model = build_detection_model(make_config(C4 | MASKS | SHARED | small))
+    assert not [name for name in model.state_dict() if "mask_head" in name]
+    losses = model(images, make_targets(images, [3, 2]))
+    losses["loss_mask"].backward()
+    assert any(parameter.grad is not None for parameter in model.roi_heads.box_head.parameters())
+    with torch.no_grad():
+        outputs = model.eval()(images)
+    assert all(output["mask_probs"].shape[1:] == (8, 8) for output in outputs)
+
+
+def test_masks_are_pasted_in_the_model_where_that_is_asked_for(
+    make_config, narrow, images, calibrate
+):
+    asked = narrow | {
+        "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS": "True",
+        "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD": "0.4",
+    }
+    model = build_detection_model(make_config(asked)).eval()
+    calibrate(model)
+    with torch.no_grad():
+        outputs = model(images)
+    for output, image in zip(outputs, images, strict=True):
+        assert output["masks"].shape == (len(output["boxes"]), 1, *image.shape[1:])
+        assert output["masks"].dtype == torch.bool

@@ -73,7 +73,9 @@ def train(
 @app.command(name="eval", context_settings=WITH_OVERRIDES)
 def evaluate(
     config_file: ConfigFile,
-    weights: Annotated[Path, typer.Option("--weights", help="A checkpoint.", metavar="FILE")],
+    weights: Annotated[
+        str, typer.Option("--weights", help="A checkpoint, or an address.", metavar="FILE")
+    ],
     overrides: Overrides = None,
     output_dir: OutputFolder = None,
 ) -> None:

@@ -30,7 +30,7 @@ def train_from_file(
         raise typer.Exit(EXIT_STOPPED)
 
 
-def evaluate_from_file(config_file: Path, weights: Path, overrides: Sequence[str]) -> None:
+def evaluate_from_file(config_file: Path, weights: str, overrides: Sequence[str]) -> None:
     """`detengine eval`. Ends with exit code 3 where an expected result is missed."""
     try:
         evaluate(load_config(config_file, overrides), weights)

@@ -59,6 +59,7 @@ MODERN: dict[str, Any] = {
             "RESOLUTION": 56,
             "SHARE_BOX_FEATURE_EXTRACTOR": False,
         },
+        "RETINANET": {"NUM_CLASSES": None},
     },
     "INPUT": {
         "RESIZE": "torch",
@@ -91,12 +92,3 @@ def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         key: _merged(values[key], change) if isinstance(change, dict) else change
         for key, change in changes.items()
     }
-
-
-def raise_if_not_modern(cfg: Config) -> None:
-    """Raise ValueError, naming the key and the cure, unless CONVENTIONS is modern."""
-    if cfg.CONVENTIONS != "modern":
-        raise ValueError(
-            f"CONVENTIONS is {cfg.CONVENTIONS} (so it is in files that do not name it), but this "
-            "version builds modern models only; put `CONVENTIONS: modern` at the top of the file"
-        )

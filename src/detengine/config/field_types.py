@@ -76,6 +76,7 @@ Channels = Annotated[Size, Unit("channels")]
 Classes = Annotated[int, Field(ge=2), _FROM_TEXT, Unit("classes")]
 Images = Annotated[Size, Unit("images")]
 Boxes = Annotated[Size, Unit("boxes")]
+BoxesOrAll = Annotated[Count, Unit("boxes")]
 
 Number = Annotated[float, Field(allow_inf_nan=False), _FROM_TEXT]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _FROM_TEXT]

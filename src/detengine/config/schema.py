@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from detengine.config.contradictions import find_contradictions
 from detengine.config.field_types import (
     BelowOne,
-    Boxes,
+    BoxesOrAll,
     Count,
     ExpectedResult,
     Fraction,
@@ -222,8 +222,8 @@ class Evaluation(Section):
 
     IMS_PER_BATCH: Images = 8
     """Images of one batch, over all ranks."""
-    DETECTIONS_PER_IMG: Boxes = 100
-    """RetinaNet: the most detections of one image. R-CNN has ROI_HEADS.DETECTIONS_PER_IMG."""
+    DETECTIONS_PER_IMG: BoxesOrAll = 100
+    """RetinaNet: the most detections of one image; 0: all. R-CNN: ROI_HEADS.DETECTIONS_PER_IMG."""
     EXPECTED_RESULTS: Several[ExpectedResult] = ()
     """(task, metric, (mean, standard deviation)), such as (bbox, AP, (0.377, 0.001))."""
     EXPECTED_RESULTS_SIGMA_TOL: Annotated[Positive, Unit("standard deviations")] = 4.0

@@ -13,6 +13,7 @@ from detengine.config.field_types import (
     Fraction,
     Integer,
     IoU,
+    Maybe,
     MaybeText,
     NonNegative,
     Number,
@@ -95,8 +96,8 @@ class ResNets(Section):
 class RetinaNet(Section):
     """The one-stage detector; used where MODEL.RETINANET_ON."""
 
-    NUM_CLASSES: Classes = 81
-    """Classes with the background."""
+    NUM_CLASSES: Maybe[Classes] = 81
+    """Classes with the background; None: taken from the data."""
     ANCHOR_SIZES: OneOrMore[Pixels] = (32, 64, 128, 256, 512)
     """The anchors' side, one for each level, in pixels of the network's input."""
     ASPECT_RATIOS: OneOrMore[Positive] = (0.5, 1.0, 2.0)
@@ -142,7 +143,8 @@ class Arithmetic(Section):
     """A box is x2 - x1 + 1 pixels wide, and NMS suppresses at its threshold too; else x2 - x1."""
     ANCHORS: Literal["detectron", "torchvision"] = "detectron"
     """detectron: the ratio's sides are rounded at the stride's size, then scaled, and centred
-    on the middle of the cell's pixels; torchvision: centred on the cell's corner, rounded last."""
+    on the middle of the cell's pixels; torchvision: centred on the cell's corner, rounded last.
+    Also how proposals are ranked: by score, level by level, or by logit, the best first."""
     ROI_LEVELS: Literal["detectron", "torchvision"] = "detectron"
     """Where the 1e-6 stands that a region's level is rounded with: in the logarithm, or behind."""
     FROZEN_BN_EPSILON: NonNegative = 0.0

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from detengine.config.field_types import (
     Boxes,
+    BoxesOrAll,
     Channels,
     Classes,
     Count,
@@ -89,8 +90,8 @@ class RegionHeads(Section):
     """The lowest score of a detection."""
     NMS: IoU = 0.5
     """The IoU from which NMS suppresses, within a class."""
-    DETECTIONS_PER_IMG: Boxes = 100
-    """The most detections of one image."""
+    DETECTIONS_PER_IMG: BoxesOrAll = 100
+    """The most detections of one image; 0: all."""
 
 
 class BoxHead(Section):

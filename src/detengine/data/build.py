@@ -184,14 +184,11 @@ def _raise_if_number_of_classes_differs(cfg: Config, class_names: Sequence[str])
     may_exceed = cfg.MODEL.BUILDER is not None or cfg.CONVENTIONS != "modern"
     if given is None or given == needed or (given > needed and may_exceed):
         return
-    cure = "Leave the key out, to have it taken from the data"
-    if cfg.MODEL.RETINANET_ON:
-        cure = f"Set it to {needed}"
     too_few = "a label beyond NUM_CLASSES: " if given < needed else ""
     raise ValueError(
         f"{too_few}{key} is {given}, background included, but the data has {len(class_names)} "
-        f"classes ({', '.join(class_names)}) and needs {needed}. {cure}, or choose classes by "
-        "DATASETS.CLASSES."
+        f"classes ({', '.join(class_names)}) and needs {needed}. Leave the key out, to have it "
+        "taken from the data, or choose classes by DATASETS.CLASSES."
     )
 
 

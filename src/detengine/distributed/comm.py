@@ -26,6 +26,11 @@ def get_rank() -> int:
     return dist.get_rank() if _has_group() else 0
 
 
+def is_distributed() -> bool:
+    """Whether there are other ranks."""
+    return get_world_size() > 1
+
+
 def is_main_process() -> bool:
     """Whether this is rank 0, the one that logs and writes."""
     return get_rank() == 0

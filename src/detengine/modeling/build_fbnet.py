@@ -62,7 +62,12 @@ def build_fbnet_rpn_head(cfg: Config, in_channels: int, num_anchors: int) -> Pro
     blocks = blocks[-count:]
     features, channels = make_blocks(blocks, in_channels, style)
     stride = total_stride(block.stride for block in blocks)
-    return ProposalHead(features, ProposalPredictor(channels, num_anchors), stride)
+    if stride != 1:
+        raise ValueError(
+            f"MODEL.FBNET.ARCH: the rpn stages of {cfg.MODEL.FBNET.ARCH} have the stride {stride}, "
+            "but the anchors stand on the trunk's maps; give the stages stride 1"
+        )
+    return ProposalHead(features, ProposalPredictor(channels, num_anchors))
 
 
 def build_fbnet_roi_head(

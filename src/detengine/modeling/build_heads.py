@@ -88,9 +88,9 @@ def _box_layers(cfg: Config, in_channels: int) -> tuple[nn.Module, int]:
     head = cfg.MODEL.ROI_BOX_HEAD
     _raise_if_predictor_does_not_fit(cfg)
     if head.FEATURE_EXTRACTOR == _RES5:
-        return _with_channels(build_res5(cfg))
+        return _with_channels(_res5(cfg, in_channels))
     if head.FEATURE_EXTRACTOR == "FBNet.roi_head":
-        return _with_channels(build_fbnet_roi_head(cfg, "bbox"))
+        return _with_channels(build_fbnet_roi_head(cfg, "bbox", in_channels=in_channels))
     norm_layer = make_norm(cfg, "GN") if head.USE_GN else None
     if head.FEATURE_EXTRACTOR == "FPNXconv1fcFeatureExtractor":
         layers: nn.Module = make_conv_head(
@@ -166,10 +166,12 @@ def _layers(cfg: Config, section: str, in_channels: int) -> tuple[nn.Module, int
     """The layers of a mask or keypoint head, and the channels they put out."""
     head = getattr(cfg.MODEL, section)
     if head.FEATURE_EXTRACTOR == _RES5:
-        return _with_channels(build_res5(cfg))
+        return _with_channels(_res5(cfg, in_channels))
     if head.FEATURE_EXTRACTOR.startswith("FBNet"):
         is_mask = section == "ROI_MASK_HEAD"
-        return _with_channels(build_fbnet_roi_head(cfg, "mask" if is_mask else "kpts"))
+        return _with_channels(
+            build_fbnet_roi_head(cfg, "mask" if is_mask else "kpts", in_channels=in_channels)
+        )
     convolutions = _convolutions(section, head)
     if section == "ROI_KEYPOINT_HEAD":
         return KeypointRCNNHeads(in_channels, convolutions), convolutions[-1]
@@ -207,6 +209,17 @@ def _gives_maps(box_head: Any) -> bool:
     """Whether the box head's layers put out maps; the fully connected ones give vectors."""
     extractor: str = box_head.FEATURE_EXTRACTOR
     return extractor == _RES5 or extractor.startswith("FBNet")
+
+
+def _res5(cfg: Config, in_channels: int) -> nn.Module:
+    stage = build_res5(cfg)
+    if stage.in_channels != in_channels:
+        raise ValueError(
+            f"MODEL.BACKBONE.CONV_BODY: {cfg.MODEL.BACKBONE.CONV_BODY} gives {in_channels} "
+            f"channels, but {_RES5} takes {stage.in_channels} (four times "
+            "MODEL.RESNETS.RES2_OUT_CHANNELS); set another FEATURE_EXTRACTOR"
+        )
+    return stage
 
 
 def _with_channels(layers: Any) -> tuple[nn.Module, int]:

@@ -27,6 +27,12 @@ def build_retinanet(cfg: Config) -> nn.Module:
     backbone: Any = build_backbone(cfg)
     anchor_generator = _build_anchor_generator(cfg)
     retinanet = cfg.MODEL.RETINANET
+    if retinanet.NUM_CLASSES is None:
+        raise ValueError(
+            "MODEL.RETINANET.NUM_CLASSES: None, but a model needs the number of classes with the "
+            "background, for example 4 for three classes; `detengine train` takes it from the data "
+            "set, in Python give it to load_config"
+        )
     head = make_retinanet_head(
         backbone.out_channels,
         anchor_generator.anchors_per_cell,

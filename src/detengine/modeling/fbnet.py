@@ -139,11 +139,10 @@ class ProposalPredictor(nn.Module):
 
 
 class ProposalHead(nn.Sequential):
-    """Maps to logits and deltas; stride: of its maps by the backbone's, 1 but for odd nets."""
+    """Maps to logits and deltas of the same size."""
 
-    def __init__(self, blocks: nn.Module, predictor: ProposalPredictor, stride: Fraction) -> None:
+    def __init__(self, blocks: nn.Module, predictor: ProposalPredictor) -> None:
         super().__init__(ProposalFeatures(blocks), predictor)
-        self.stride = stride
 
 
 class RegionFeatures(nn.Module):
