@@ -62,7 +62,9 @@ def test_the_classes_of_retinanet_are_held_against_the_data(
     make_config: Callable[..., Config],
 ) -> None:
     cfg = make_config(RETINANET | {"MODEL.RETINANET.NUM_CLASSES": 81})
-    with pytest.raises(ValueError, match=r"RETINANET\.NUM_CLASSES is 81, .* needs 4\. Leave the key out"):
+    with pytest.raises(
+        ValueError, match=r"RETINANET\.NUM_CLASSES is 81, .* needs 4\. Leave the key out"
+    ):
         train(cfg)
 
 

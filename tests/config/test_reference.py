@@ -79,7 +79,7 @@ def test_a_property_names_default_unit_and_what_has_no_effect() -> None:
     }
     assert "Has no effect: a configuration runs no" in property_of("PATHS_CATALOG")["description"]
     assert property_of("MODEL.GROUP_NORM.NUM_GROUPS")["minimum"] == -1
-    assert property_of("MODEL.RETINANET.ANCHOR_SIZES")["minItems"] == 1
+    assert property_of("MODEL.RPN.BATCH_SIZE_PER_IMAGE")["minimum"] == 1
 
 
 def test_lists_may_be_the_predecessors_tuples() -> None:
