@@ -125,7 +125,7 @@ def expected_losses(cfg: Config) -> set[str]:
 
 
 def expected_fields(cfg: Config) -> set[str]:
-    if cfg.MODEL.RPN_ONLY:
+    if cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON:  # whose files say RPN_ONLY too
         return {"boxes", "scores"}
     fields = {"boxes", "scores", "labels"}
     if cfg.MODEL.MASK_ON:
