@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,12 @@ from pycocotools import mask as oracle
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from detengine.data.segmentation import encode_segmentation
 from detengine.structures.masks import RunLengthMasks
 from detengine.structures.rle import decode_counts
 
 SIZE = (13, 17)
+RECORDED = Path(__file__).parents[2] / "../shared/golden/small/mask_targets.npz"
 
 
 def _pack(dense: Tensor) -> RunLengthMasks:
@@ -107,7 +112,22 @@ def test_mask_targets_agree_with_roi_align_of_the_dense_mask() -> None:
     aligned = roi_align(dense[:, None].float(), rois, 28, sampling_ratio=2, aligned=True)[:, 0]
     assert found.shape == (2, 28, 28)
     assert set(found.unique().tolist()) == {0.0, 1.0}
-    assert (found == (aligned >= 0.5)).float().mean() >= 0.98
+    assert (found == (aligned >= 0.5)).float().mean() >= 0.99
+    assert found.mean().item() == pytest.approx(aligned.mean().item(), rel=5e-3)
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="../shared is absent")
+@pytest.mark.parametrize(("side", "agreement"), [(14, 0.985), (28, 0.99)])
+def test_mask_targets_are_those_of_the_predecessors_polygons(side: int, agreement: float) -> None:
+    stored = json.loads(RECORDED.with_name("mask_targets_polygons.json").read_text())
+    size = (stored["size_wh"][1], stored["size_wh"][0])
+    counts = [decode_counts(encode_segmentation(each, size)) for each in stored["polygons"]]
+    masks = RunLengthMasks.from_counts([torch.from_numpy(runs) for runs in counts], size)
+    recorded = np.load(RECORDED)
+    boxes = torch.from_numpy(recorded["proposals"]).float()
+    found = masks.crop_and_resize(torch.arange(len(boxes)), boxes, side)
+    expected = torch.from_numpy(recorded[f"targets{side}_from_poly"])
+    assert (found == expected).float().mean() >= agreement
 
 
 def test_mask_targets_are_the_same_before_and_after_resizing() -> None:
