@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from detengine.config.errors import ConfigError, known_keys, shortened
@@ -15,7 +17,11 @@ from detengine.config.load import load_config
         (["CONVENTIONS", "new"], "'new'; expected 'maskrcnn_benchmark' or 'modern'"),
         (["DATASETS.TRAIN", "bccd"], "'bccd'; expected a list, such as [a, b]"),
         (["SOLVER.STEPS", "(1, 'a')"], "SOLVER.STEPS[1] is 'a'; expected an integer"),
-        (["INPUT.PIXEL_STD", "[1, 2]"], "INPUT.PIXEL_STD has too few items"),
+        (["INPUT.PIXEL_STD", "[1]"], "INPUT.PIXEL_STD is (1,); expected 3 items (Each channel"),
+        (
+            ["TEST.EXPECTED_RESULTS", "[[bbox, AP, [0.3]]]"],
+            "TEST.EXPECTED_RESULTS[0][2] is (0.3,); expected 2 items (",
+        ),
         (["INPUT.PIXEL_STD", "[1, 2, 3, 4]"], "expected 3 items at most"),
         (["INPUT.MIN_SIZE_TRAIN", "[]"], "expected 1 or more items"),
         (["SOLVER.BASE_LR", ".inf"], "expected a finite number"),
@@ -52,7 +58,8 @@ def test_a_wrong_value_is_named_with_what_was_expected(overrides: list[str], mes
         ("SOLVR.BASE_LR", "SOLVER.BASE_LR"),
         ("MODEL.MAX_ITER", "SOLVER.MAX_ITER"),
         ("MAX_ITER", "SOLVER.MAX_ITER"),
-        ("solver.base_lr", None),
+        ("solver.base_lr", "SOLVER.BASE_LR"),
+        ("MODEL.RPN.SIZE", "MODEL.RPN.MIN_SIZE"),
         ("XYZZY", None),
     ],
 )
@@ -71,8 +78,26 @@ def test_an_unknown_key_of_a_data_set_gets_the_nearest_of_its_format() -> None:
 
 def test_every_mistake_has_its_line() -> None:
     with pytest.raises(ConfigError) as error:
-        load_config(None, ["SOLVER.BASE_LR", "fast", "SEED", "-1", "SOLVER.GAMA", "1"])
-    assert len(str(error.value).splitlines()) == 3
+        load_config(
+            None,
+            ["SOLVER.BASE_LR", "fast", "SEED", "-1", "SOLVER.GAMA", "1", "INPUT.PIXEL_STD", (0,)],
+        )
+    assert len(str(error.value).splitlines()) == 5
+
+
+def test_a_mistake_takes_one_line_however_long_its_key_is_described() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(None, ["MODEL.WEIGHT", 5, "INPUT.PIXEL_STD", (1,)])
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_key_that_a_data_set_lacks_is_missed_where_the_others_were_given(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("SEED: 1\n")
+    with pytest.raises(ConfigError, match=r"^command line: DATASETS\.DEFINE\.a\.IMAGES is miss"):
+        load_config(path, ["DATASETS.DEFINE.a.FORMAT", "coco"])
 
 
 def test_known_keys_are_dotted_and_described() -> None:

@@ -24,7 +24,13 @@ _DEFINITIONS: dict[str, type[BaseModel]] = {
 
 def explain(error: ValidationError, sources: Mapping[tuple[str, ...], str], whole: str) -> str:
     """One line for each mistake. sources: where each key was given. whole: named for the rest."""
-    return "\n".join(_line(each, sources, whole) for each in error.errors(include_url=False))
+    errors = error.errors(include_url=False)
+    # Of a list that is too short pydantic names every item that is not there: the last one counts.
+    last_lack = {each["loc"][:-1]: each for each in errors if _is_lack_of_item(each)}
+    told = [
+        each for each in errors if not _is_lack_of_item(each) or last_lack[each["loc"][:-1]] is each
+    ]
+    return "\n".join(_line(each, sources, whole) for each in told)
 
 
 def shortened(value: Any) -> str:
@@ -55,14 +61,21 @@ def _line(error: ErrorDetails, sources: Mapping[tuple[str, ...], str], whole: st
     if error["type"] == "extra_forbidden":
         key = max(key, ".".join(given_at), key=len)
         return f"{source}: unknown key {key}{_nearest(key, list(known))}"
-    if error["type"] == "missing":
-        lack = "has too few items" if item else "is missing, and has no default"
-        return f"{source}: {key} {lack}"
+    if error["type"] == "missing" and not _is_lack_of_item(error):
+        beside = next((at for at in sources if at[:-1] == path[:-1]), path)
+        return f"{sources.get(beside, whole)}: {key} is missing, and has no default"
     if error["type"].startswith("union_tag"):
         given = error["input"].get("FORMAT", "missing")
         return f"{source}: {key}.FORMAT is {given}; expected {_listed(_DEFINITIONS)}"
+    if _is_lack_of_item(error):
+        item = item[: item.rindex("[")]  # what is too short, not the item that it lacks
     mistake = f"{source}: {key}{item} is {shortened(error['input'])}; expected {_expected(error)}"
-    return mistake if known.get(key) is None else f"{mistake} ({known[key]})"
+    description = known.get(key)
+    return mistake if description is None else f"{mistake} ({' '.join(description.split())})"
+
+
+def _is_lack_of_item(error: ErrorDetails) -> bool:
+    return error["type"] == "missing" and isinstance(error["loc"][-1], int)
 
 
 def _told(contradiction: Contradiction, sources: Mapping[tuple[str, ...], str], whole: str) -> str:
@@ -99,9 +112,12 @@ def _above(key: str) -> str:
 def _nearest(key: str, known: list[str]) -> str:
     if key in known:  # possible for a dotted key at the top level of a file
         return "; write its parts one below the other, as in SOLVER: {BASE_LR: 0.01}"
-    same_name = [each for each in known if each.split(".")[-1] == key.split(".")[-1]]
-    nearest = get_close_matches(key, same_name, 1, 0.0) or get_close_matches(key, known, 1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    sections = {each.rpartition(".")[0] for each in known}
+    options = {each.casefold(): each for each in known if each not in sections}
+    given = key.casefold()
+    same_name = [each for each in options if each.split(".")[-1] == given.split(".")[-1]]
+    nearest = get_close_matches(given, same_name, 1, 0.0) or get_close_matches(given, options, 1)
+    return f"; did you mean {options[nearest[0]]}?" if nearest else ""
 
 
 def _listed(words: Iterable[str]) -> str:
@@ -126,6 +142,8 @@ _WORDS = {
 
 def _expected(error: ErrorDetails) -> str:
     """pydantic's message as what was expected, e.g. 'greater than 0'."""
+    if _is_lack_of_item(error):
+        return f"{int(error['loc'][-1]) + 1} items"
     if error["type"] in _WORDS:
         return _WORDS[error["type"]].format(**error.get("ctx", {}))
     expected = error["msg"].removeprefix("Input should be ")
