@@ -168,3 +168,14 @@ def test_a_mask_head_without_masks_to_learn_from_says_so(make_config, narrow, im
     targets = [{k: t[k] for k in ("boxes", "labels")} for t in make_targets(images, [2, 1])]
     with pytest.raises(ValueError, match=r"targets have no masks.*MODEL\.MASK_ON False"):
         build_detection_model(make_config(narrow))(images, targets)
+
+
+def test_masks_may_be_dense_as_torchvisions_are(make_config, narrow, images, make_targets):
+    model = build_detection_model(make_config(narrow))
+    targets = make_targets(images, [3, 2])
+    dense = [target | {"masks": target["masks"].dense()} for target in targets]
+    losses = []
+    for given in (targets, dense):
+        torch.manual_seed(0)
+        losses.append(model(images, given)["loss_mask"])
+    assert torch.equal(*losses)

@@ -139,6 +139,16 @@ def test_mask_targets_are_the_same_before_and_after_resizing() -> None:
     )
 
 
+@given(st.integers(0, 2**32), st.integers(0, 4))
+def test_dense_masks_become_the_runs_that_pycocotools_makes_of_them(seed: int, count: int) -> None:
+    dense = _random(seed, count)
+    dense[:1, 0, 0] = 1  # then the first run is empty
+    ours, theirs = RunLengthMasks.from_dense(dense), _pack(dense)
+    assert torch.equal(ours.run_ends, theirs.run_ends)
+    assert torch.equal(ours.offsets, theirs.offsets)
+    assert torch.equal(ours.dense(), dense)
+
+
 def test_no_masks_are_masks_too() -> None:
     masks = RunLengthMasks.from_counts([], (4, 5))
     assert len(masks) == 0

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from detengine.modeling.matching import RoISamples
+from detengine.structures.masks import RunLengthMasks
 from detengine.structures.target import Target
 
 
@@ -46,7 +47,7 @@ def mask_loss(logits: Tensor, samples: RoISamples, targets: Sequence[Target]) ->
         )
     truth = torch.cat(
         [
-            target["masks"].crop_and_resize(index, boxes, logits.shape[-1])
+            _run_lengths(target["masks"]).crop_and_resize(index, boxes, logits.shape[-1])
             for target, index, boxes in zip(
                 targets, samples.matched_index, samples.positives_of_images(), strict=True
             )
@@ -54,6 +55,11 @@ def mask_loss(logits: Tensor, samples: RoISamples, targets: Sequence[Target]) ->
     )
     loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
     return loss / max(truth.numel(), 1)
+
+
+def _run_lengths(masks: RunLengthMasks | Tensor) -> RunLengthMasks:
+    """The masks as they are, or of torchvision's dense ones, uint8[N, H, W]."""
+    return masks if isinstance(masks, RunLengthMasks) else RunLengthMasks.from_dense(masks)
 
 
 def paste_masks(

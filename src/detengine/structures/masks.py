@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Affine = tuple[float, float, float, float]
 """(scale_x, shift_x, scale_y, shift_y): x' = scale_x x + shift_x, y' = scale_y y + shift_y."""
@@ -57,6 +58,19 @@ class RunLengthMasks:
         lengths = torch.tensor([0, *(len(runs) for runs in counts)], dtype=torch.int64)
         joined = torch.cat(counts) if counts else torch.empty(0, dtype=torch.int64)
         return cls(joined.cumsum(0), lengths.cumsum(0), size, size)
+
+    @classmethod
+    def from_dense(cls, masks: Tensor) -> "RunLengthMasks":
+        """From pixels. masks: bool or uint8[N, H, W], anything but 0 is inside; on any device."""
+        size = (masks.shape[1], masks.shape[2])
+        pixels = size[0] * size[1]
+        columns = (masks != 0).transpose(1, 2).reshape(len(masks), pixels)
+        # A run ends where the next pixel is another, which before the first one is outside.
+        ends = pad(columns, (1, 0))[:, :pixels] != columns
+        ends = pad(ends, (0, 1), value=True)
+        mask_index, position = ends.nonzero(as_tuple=True)
+        offsets = pad(ends.sum(dim=1).cumsum(0), (1, 0))
+        return cls(mask_index * pixels + position, offsets, size, size)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

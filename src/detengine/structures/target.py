@@ -7,7 +7,8 @@ Target: TypeAlias = dict[str, Any]
 
 - `boxes`: float32[N, 4], xyxy. N may be 0.
 - `labels`: int64[N], 1..K.
-- `masks`: RunLengthMasks of N masks, where the data set has masks and they are asked for.
+- `masks`: RunLengthMasks of N masks, where the data set has masks and they are asked for. Our
+  models also take torchvision's, uint8[N, H, W].
 - `keypoints`: float32[N, J, 3] as x, y, visibility, likewise.
 - `image_size`: int64[2], (height, width) of the image as the model gets it. Stays on the CPU.
 - `original_size`: int64[2], (height, width) of the stored image after EXIF rotation. On the CPU.
