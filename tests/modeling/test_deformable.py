@@ -73,3 +73,15 @@ def test_gradients_reach_the_offsets() -> None:
     convolution.reset_parameters("caffe2")
     convolution(torch.rand(1, 8, 6, 6)).square().sum().backward()
     assert all(bool(each.grad.any()) for each in convolution.parameters())
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_autocast_changes_no_more_than_its_rounding_and_keeps_the_maps_type(
+    modulated: bool,
+) -> None:
+    convolution = make(modulated)
+    x = torch.rand(1, 8, 9, 7).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = convolution(x)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.allclose(rounded.float(), convolution(x.float()), atol=0.02)

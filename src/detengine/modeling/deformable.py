@@ -63,8 +63,13 @@ class DeformableConvolution(nn.Module):
         if self.modulated:
             offsets, logits = offsets[:, : self.num_offsets], offsets[:, self.num_offsets :]
             weights = logits.sigmoid()
-        output: Tensor = self.conv(x, offsets, weights)
-        return output
+        # Under autocast the map and the offsets are bfloat16, which torchvision's operator takes on
+        # CUDA only; in float32 the positions are as exact as they come.
+        dtype = self.conv.weight.dtype
+        output: Tensor = self.conv(
+            x.to(dtype), offsets.to(dtype), None if weights is None else weights.to(dtype)
+        )
+        return output.to(x.dtype)
 
     def reset_parameters(self, initialisation: Initialisation) -> None:
         """Draw the parameters anew.
