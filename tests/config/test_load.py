@@ -263,7 +263,7 @@ CHANGES = st.fixed_dictionaries(
         "OUTPUT_DIR": st.text(),
         "MODEL.BUILDER": st.none() | st.text().filter(lambda text: text not in ("None", "null")),
         "MODEL.MASK_ON": st.booleans(),
-        "INPUT.CROP_SIZE_TRAIN": st.none() | st.tuples(*[st.integers(1, 10**6)] * 2),
+        "INPUT.CROP_SIZE_TRAIN": st.none() | st.tuples(*[st.integers(1, 2**16)] * 2),
         "DATASETS.TRAIN": st.lists(st.text()),
         "DATASETS.CLASSES": st.none() | st.lists(st.text(), min_size=1, unique=True),
         "DATASETS.DEFINE": st.dictionaries(

@@ -280,6 +280,8 @@ def test_the_definition_of_a_known_architecture_is_taken_if_it_is_the_same(
         ({"DET_HEAD_STRIDE": 3}, r"MODEL.FBNET.DET_HEAD_STRIDE: 3; expected 1, 2, or 0"),
         ({"ARCH": "mobilenet_v2"}, r"ARCH: mobilenet_v2 has no rpn stages.*choose another head"),
         ({"SCALE_FACTOR": 0.01}, r"MODEL.FBNET.SCALE_FACTOR: 0.01 leaves no channel"),
+        ({"SCALE_FACTOR": 1e30}, r"MODEL.FBNET: SCALE_FACTOR 1e\+30 and WIDTH_DIVISOR 1 make 3\d,"),
+        ({"WIDTH_DIVISOR": 1000}, r"WIDTH_DIVISOR 1000 make 1,000,000 channels of 32 in a layer"),
     ],
 )
 def test_values_that_cannot_be_built_are_named(

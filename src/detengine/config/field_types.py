@@ -67,14 +67,29 @@ _FROM_TEXT = BeforeValidator(value_of_text)
 
 Switch = Annotated[bool, _FROM_TEXT]
 
-Integer = Annotated[int, _FROM_TEXT]
-Count = Annotated[int, Field(ge=0), _FROM_TEXT]
-Size = Annotated[int, Field(ge=1), _FROM_TEXT]
+LARGEST_INTEGER = 10**9
+"""Far beyond what makes sense anywhere, and far below what torch can no longer count."""
+LARGEST_SIZE = 2**16
+"""Of what memory is taken for: a slip of the finger is refused here, and not by the allocator."""
+_FEW = 2**10
 
-Pixels = Annotated[Size, Unit("pixels")]
-Channels = Annotated[Size, Unit("channels")]
-Classes = Annotated[int, Field(ge=2), _FROM_TEXT, Unit("classes")]
-Images = Annotated[Size, Unit("images")]
+Integer = Annotated[int, Field(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER), _FROM_TEXT]
+Count = Annotated[int, Field(ge=0, le=LARGEST_INTEGER), _FROM_TEXT]
+Size = Annotated[int, Field(ge=1, le=LARGEST_INTEGER), _FROM_TEXT]
+Seed = Annotated[int, Field(ge=0, lt=2**63), _FROM_TEXT]
+SizeOrUnset = Annotated[int, Field(ge=-1, le=LARGEST_SIZE), _FROM_TEXT]
+Few = Annotated[int, Field(ge=1, le=_FEW), _FROM_TEXT]
+FewOrNone = Annotated[int, Field(ge=0, le=_FEW), _FROM_TEXT]
+Stages = Annotated[int, Field(ge=-LARGEST_INTEGER, le=5), _FROM_TEXT, Unit("stages")]
+
+Width = Annotated[int, Field(ge=1, le=LARGEST_SIZE), _FROM_TEXT]
+Pixels = Annotated[Width, Unit("pixels")]
+PixelsOrNone = Annotated[int, Field(ge=0, le=LARGEST_SIZE), _FROM_TEXT, Unit("pixels")]
+Channels = Annotated[Width, Unit("channels")]
+Classes = Annotated[int, Field(ge=2, le=LARGEST_SIZE), _FROM_TEXT, Unit("classes")]
+Images = Annotated[Width, Unit("images")]
+Bins = Annotated[Few, Unit("bins")]
+Layers = Annotated[FewOrNone, Unit("layers")]
 Boxes = Annotated[Size, Unit("boxes")]
 BoxesOrAll = Annotated[Count, Unit("boxes")]
 

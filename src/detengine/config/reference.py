@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from detengine.config.catalog import CATALOG, DEFAULT_ROOT
 from detengine.config.conventions import defaults
-from detengine.config.field_types import NoEffect, Unit
+from detengine.config.field_types import LARGEST_INTEGER, LARGEST_SIZE, NoEffect, Unit
 from detengine.config.schema import CityscapesDefinition, CocoDefinition, Config, VocDefinition
 
 SCHEMA_FILE, PAGE_FILE = "config.schema.json", "configuration.md"
@@ -181,7 +181,8 @@ win over it:
 
       # yaml-language-server: $schema=path/to/docs/{SCHEMA_FILE}
 
-A fraction is between 0 and 1, and so is an IoU. None is written `null` or `None`.
+A fraction is between 0 and 1, and so is an IoU. None is written `null` or `None`. Integers are at
+most {LARGEST_INTEGER:,}; of pixels, channels, classes and images, {LARGEST_SIZE:,}.
 """
 
 _FORMATS: tuple[type[BaseModel], ...] = (CocoDefinition, VocDefinition, CityscapesDefinition)
@@ -273,5 +274,9 @@ def type_in_words(schema: dict[str, Any]) -> str:
 
 def _range(schema: dict[str, Any]) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f" {sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
+    bounds = [
+        f" {sign} {schema[name]:g}"
+        for name, sign in signs.items()
+        if name in schema and abs(schema[name]) < LARGEST_SIZE
+    ]
     return " and".join(bounds)

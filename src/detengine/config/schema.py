@@ -16,6 +16,7 @@ from detengine.config.field_types import (
     BoxesOrAll,
     Count,
     ExpectedResult,
+    FewOrNone,
     Fraction,
     Images,
     Maybe,
@@ -25,8 +26,10 @@ from detengine.config.field_types import (
     OneOrMore,
     Pair,
     Pixels,
+    PixelsOrNone,
     Positive,
     Section,
+    Seed,
     Several,
     Size,
     Switch,
@@ -138,9 +141,9 @@ class Datasets(Section):
 class DataLoader(Section):
     """How batches are made."""
 
-    NUM_WORKERS: Annotated[Count, Unit("processes")] = 4
+    NUM_WORKERS: Annotated[FewOrNone, Unit("processes")] = 4
     """Loading processes of each rank; 0: the training process loads by itself."""
-    SIZE_DIVISIBILITY: Maybe[Annotated[Count, Unit("pixels")]] = 0
+    SIZE_DIVISIBILITY: Maybe[PixelsOrNone] = 0
     """Batches are padded to multiples of this many pixels; 0: to the largest image; None: to
     multiples of the backbone's coarsest stride."""
     ASPECT_RATIO_GROUPING: Switch = True
@@ -240,7 +243,7 @@ class Config(Section):
     """Which table of defaults and which arithmetic: the predecessor's, or torchvision's."""
     OUTPUT_DIR: str = "."
     """The folder everything is written to."""
-    SEED: Count = 0
+    SEED: Seed = 0
     """The seed of the data's order, of the transforms and of the model's draws."""
     DTYPE: Literal["float32", "bfloat16", "float16"] = "float32"
     """The precision of the forward pass; parameters are float32."""

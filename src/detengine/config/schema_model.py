@@ -10,9 +10,11 @@ from detengine.config.field_types import (
     Channels,
     Classes,
     Count,
+    Few,
     Fraction,
     Integer,
     IoU,
+    Layers,
     Maybe,
     MaybeText,
     NonNegative,
@@ -24,8 +26,11 @@ from detengine.config.field_types import (
     Section,
     Several,
     Size,
+    SizeOrUnset,
+    Stages,
     Switch,
     Unit,
+    Width,
 )
 from detengine.config.schema_rcnn import BoxHead, KeypointHead, MaskHead, RegionHeads, Rpn
 
@@ -38,7 +43,7 @@ class Backbone(Section):
     or timm:NAME for any model of timm."""
     NORM: Literal["FrozenBN", "BN", "GN"] = "FrozenBN"
     """The normalisation: batch norm as it was pretrained, batch norm, or group norm."""
-    FREEZE_CONV_BODY_AT: Annotated[Integer, Field(le=5)] = 2
+    FREEZE_CONV_BODY_AT: Stages = 2
     """How many stages are not trained, the stem being the first; 0 or less: all are trained."""
 
 
@@ -54,9 +59,9 @@ class FeaturePyramid(Section):
 class GroupNorm(Section):
     """Group norm, wherever it is used."""
 
-    DIM_PER_GP: Annotated[Integer, Field(ge=-1), Unit("channels")] = -1
+    DIM_PER_GP: Annotated[SizeOrUnset, Unit("channels")] = -1
     """Channels of a group; -1: see NUM_GROUPS."""
-    NUM_GROUPS: Annotated[Integer, Field(ge=-1), Unit("groups")] = 32
+    NUM_GROUPS: Annotated[SizeOrUnset, Unit("groups")] = 32
     """Groups; -1: see DIM_PER_GP."""
     EPSILON: Positive = 1e-5
     """Added to the variance."""
@@ -65,7 +70,7 @@ class GroupNorm(Section):
 class ResNets(Section):
     """Residual backbones."""
 
-    NUM_GROUPS: Annotated[Size, Unit("groups")] = 1
+    NUM_GROUPS: Annotated[Width, Unit("groups")] = 1
     """Groups of the 3x3 convolution; more than one makes a ResNeXt."""
     WIDTH_PER_GROUP: Channels = 64
     """Channels of a group in the first stage of blocks."""
@@ -77,7 +82,7 @@ class ResNets(Section):
     """The bottlenecks, by the predecessor's name: with frozen batch norm, or group norm."""
     STEM_FUNC: Literal["StemWithFixedBatchNorm", "StemWithGN"] = "StemWithFixedBatchNorm"
     """The stem, by the predecessor's name: with frozen batch norm, or group norm."""
-    RES5_DILATION: Annotated[Size, Unit("pixels of the feature map")] = 1
+    RES5_DILATION: Annotated[Few, Unit("pixels of the feature map")] = 1
     """C4: dilation in the last stage, which is the heads'."""
     STEM_OUT_CHANNELS: Channels = 64
     """Channels of the stem."""
@@ -108,11 +113,11 @@ class RetinaNet(Section):
     """How far an anchor may reach over the image's edge, in pixels; -1: any."""
     OCTAVE: Positive = 2.0
     """The factor that SCALES_PER_OCTAVE sizes span."""
-    SCALES_PER_OCTAVE: Size = 3
+    SCALES_PER_OCTAVE: Annotated[Few, Unit("sizes")] = 3
     """Sizes of the anchors of one level."""
     USE_C5: Switch = True
     """Make the level P6 of C5 instead of P5."""
-    NUM_CONVS: Annotated[Count, Unit("layers")] = 4
+    NUM_CONVS: Layers = 4
     """Convolutions of each tower before the last one."""
     BBOX_REG_WEIGHT: Positive = 4.0
     """The box loss is divided by it."""

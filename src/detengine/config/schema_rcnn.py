@@ -3,14 +3,17 @@
 from typing import Annotated, Literal
 
 from detengine.config.field_types import (
+    Bins,
     Boxes,
     BoxesOrAll,
     Channels,
     Classes,
     Count,
+    Few,
     Fraction,
     Integer,
     IoU,
+    Layers,
     Maybe,
     NoEffect,
     NonNegative,
@@ -20,7 +23,6 @@ from detengine.config.field_types import (
     Quadruple,
     Section,
     Several,
-    Size,
     Switch,
     Unit,
 )
@@ -107,7 +109,7 @@ class BoxHead(Section):
     fully connected layers, convolutions and one such layer, or FBNet's."""
     PREDICTOR: Literal["FastRCNNPredictor", "FPNPredictor"] = "FastRCNNPredictor"
     """The predictor, by the predecessor's name."""
-    POOLER_RESOLUTION: Annotated[Size, Unit("bins")] = 14
+    POOLER_RESOLUTION: Bins = 14
     """The side of a pooled region, in bins."""
     POOLER_SAMPLING_RATIO: Annotated[Count, Unit("points")] = 0
     """Sampling points along a bin's side; 0: as many as the region's size needs."""
@@ -121,11 +123,11 @@ class BoxHead(Section):
     """Channels of the two fully connected layers."""
     USE_GN: Switch = False
     """Use group norm."""
-    DILATION: Annotated[Size, Unit("bins")] = 1
+    DILATION: Bins = 1
     """Dilation of the convolutions."""
     CONV_HEAD_DIM: Channels = 256
     """Channels of the convolutions, in the extractors that have some."""
-    NUM_STACKED_CONVS: Annotated[Count, Unit("layers")] = 4
+    NUM_STACKED_CONVS: Layers = 4
     """The number of those convolutions."""
 
 
@@ -141,7 +143,7 @@ class MaskHead(Section):
     CONV_LAYERS, or FBNet's."""
     PREDICTOR: Literal["MaskRCNNC4Predictor", "MaskRCNNConv1x1Predictor"] = "MaskRCNNC4Predictor"
     """The predictor, by the predecessor's name."""
-    POOLER_RESOLUTION: Annotated[Size, Unit("bins")] = 14
+    POOLER_RESOLUTION: Bins = 14
     """The side of a pooled region, in bins."""
     POOLER_SAMPLING_RATIO: Annotated[Count, Unit("points")] = 0
     """Sampling points along a bin's side; 0: as many as the region's size needs."""
@@ -159,7 +161,7 @@ class MaskHead(Section):
     """Paste masks into the image inside the model."""
     POSTPROCESS_MASKS_THRESHOLD: Fraction = 0.5
     """The probability from which a pixel is inside."""
-    DILATION: Annotated[Size, Unit("bins")] = 1
+    DILATION: Bins = 1
     """Dilation of the convolutions."""
     USE_GN: Switch = False
     """Use group norm."""
@@ -174,7 +176,7 @@ class KeypointHead(Section):
     """The layers before the predictor, by the predecessor's name: CONV_LAYERS, or FBNet's."""
     PREDICTOR: Literal["KeypointRCNNPredictor"] = "KeypointRCNNPredictor"
     """The predictor, by the predecessor's name."""
-    POOLER_RESOLUTION: Annotated[Size, Unit("bins")] = 14
+    POOLER_RESOLUTION: Bins = 14
     """The side of a pooled region, in bins."""
     POOLER_SAMPLING_RATIO: Annotated[Count, Unit("points")] = 0
     """Sampling points along a bin's side; 0: as many as the region's size needs."""
@@ -186,7 +188,7 @@ class KeypointHead(Section):
     """Channels of each convolution."""
     RESOLUTION: Pixels = 14
     """The side of a predicted heatmap, in pixels."""
-    NUM_CLASSES: Annotated[Size, Unit("keypoints")] = 17
+    NUM_CLASSES: Annotated[Few, Unit("keypoints")] = 17
     """The number of keypoints."""
     SHARE_BOX_FEATURE_EXTRACTOR: Switch = True
     """Use the box head's features."""

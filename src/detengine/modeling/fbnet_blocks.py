@@ -68,6 +68,9 @@ def _primitives() -> dict[str, Primitive]:
 
 PRIMITIVES = _primitives()
 
+MOST_CHANNELS = 2**16
+"""Of a layer; more are a slip of the finger."""
+
 
 @dataclass(frozen=True)
 class Style:
@@ -84,13 +87,23 @@ class Style:
     depthwise_relu: bool = False
 
     def width(self, channels: int) -> int:
-        """The scaled and rounded width of a layer. Raises ValueError where nothing is left."""
+        """The scaled and rounded width of a layer.
+
+        Raises ValueError where nothing is left, and for more than any memory holds.
+        """
         if int(channels * self.width_ratio) == 0:
             raise ValueError(
                 f"MODEL.FBNET.SCALE_FACTOR: {self.width_ratio} leaves no channel of a layer that "
                 f"has {channels}; give at least {1 / channels:.3g}"
             )
-        return rounded_width(int(channels * self.width_ratio), self.width_divisor)
+        width = rounded_width(int(channels * self.width_ratio), self.width_divisor)
+        if width > MOST_CHANNELS:
+            raise ValueError(
+                f"MODEL.FBNET: SCALE_FACTOR {self.width_ratio} and WIDTH_DIVISOR "
+                f"{self.width_divisor} make {width:,} channels of {channels} in a layer; choose "
+                f"them so that no layer has more than {MOST_CHANNELS:,}"
+            )
+        return width
 
 
 def rounded_width(width: float, divisor: int) -> int:
