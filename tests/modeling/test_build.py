@@ -86,7 +86,15 @@ SHARED = {
         ({"MODEL.RESNETS.WIDTH_PER_GROUP": "32"}, "R-18-FPN has none.*RES2_OUT_CHANNELS"),
         (
             {"MODEL.ROI_BOX_HEAD.POOLER_SCALES": "[0.25, 0.0625]"},
-            r"ROI_BOX_HEAD\.POOLER_SCALES: \[0\.25, 0\.0625\].*backbone has \[4, 8, 16, 32, 64\]",
+            r"ROI_BOX_HEAD\.POOLER_SCALES: \[0\.25, 0\.0625\].*the strides \[4, 8, 16, 32, 64\]",
+        ),
+        *(
+            ({"MODEL.ROI_BOX_HEAD.POOLER_SCALES": scales}, r"POOLER_SCALES: .*the scales \[0\.25, ")
+            for scales in ("[0.26, 0.125]", "[0.125, 0.25]", "[4]", "[1.0e-320]")
+        ),
+        (
+            {"MODEL.ROI_BOX_HEAD.POOLER_SCALES": "[0.015625, 0.0078125]"},
+            r"POOLER_SCALES: \[0\.015625, 0\.0078125\], but",
         ),
         (
             MASKS | {"MODEL.ROI_MASK_HEAD.RESOLUTION": "14"},

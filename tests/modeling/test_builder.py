@@ -34,6 +34,7 @@ def test_a_function_of_the_working_folder_is_called_with_the_configuration():
         ("user_models:linear", ValueError, "no module 'user_models'.*working folder"),
         ("users_models:linaer", ValueError, "has no function 'linaer'; it has linear, nothing"),
         ("users_models:number", ValueError, "has no function 'number'"),
+        ("os:nope", ValueError, r"has no function 'nope'; it has (\w+, ){10}\.\.\.$"),
         ("users_models:nothing", ValueError, r"returned NoneType, expected a torch\.nn\.Module"),
         (
             "broken_models:build",

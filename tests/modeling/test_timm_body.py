@@ -107,6 +107,11 @@ def test_freezing_stops_the_stem_and_the_stages_of_the_first_strides(
         ("convnext_tinny", {}, r"CONV_BODY: timm has no model 'convnext_tinny'; did you mean con"),
         ("q", {}, r"timm has no model 'q'; see timm\.list_models"),
         (
+            "resnet10t.a1_in1k",
+            {},
+            r"timm has no weights 'a1_in1k' of resnet10t, but resnet10t\.c3_in1k; without such an",
+        ),
+        (
             "vit_tiny_patch16_224",
             {},
             r"vit_tiny_patch16_224 .* strides \[16\], but .* \[4, 8, 16, 32\] are",

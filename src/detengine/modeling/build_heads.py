@@ -229,12 +229,12 @@ def _with_channels(layers: Any) -> tuple[nn.Module, int]:
 def _pooler(cfg: Config, section: str, backbone: Any) -> Pooler:
     head = getattr(cfg.MODEL, section)
     strides = list(backbone.strides)
-    wanted = [round(1 / scale) for scale in head.POOLER_SCALES]
-    if not wanted or not is_run_of(strides, wanted):
+    wanted = [_stride_of(scale, strides) for scale in head.POOLER_SCALES]
+    if not is_run_of(strides, wanted):
         raise ValueError(
-            f"MODEL.{section}.POOLER_SCALES: {list(head.POOLER_SCALES)} are strides of {wanted}, "
-            f"but the backbone has {strides}; give 1 / stride of some of these, finest first, with "
-            "no gap"
+            f"MODEL.{section}.POOLER_SCALES: {list(head.POOLER_SCALES)}, but the backbone has the "
+            f"strides {strides}, which are the scales {[1 / stride for stride in strides]}; give "
+            "some of these, finest first, with no gap"
         )
     return Pooler(
         strides,
@@ -244,6 +244,11 @@ def _pooler(cfg: Config, section: str, backbone: Any) -> Pooler:
         arithmetic=make_arithmetic(cfg),
         level_rule=cfg.MODEL.ARITHMETIC.ROI_LEVELS,
     )
+
+
+def _stride_of(scale: float, strides: Sequence[int]) -> int:
+    """The stride that a scale is the inverse of, written with three digits or more; 0: none."""
+    return next((stride for stride in strides if abs(scale * stride - 1) < 5e-3), 0)
 
 
 def is_run_of(whole: Sequence[int], part: Sequence[int]) -> bool:

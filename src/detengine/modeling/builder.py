@@ -3,10 +3,14 @@
 import importlib
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+_FEW = 10
+"""How many functions a message names."""
 
 
 def build_by_name(name: str, cfg: object) -> nn.Module:
@@ -48,8 +52,9 @@ def _find_function(name: str) -> Callable[[object], Any]:
     function: Callable[[object], Any] | None = getattr(module, function_name, None)
     if not callable(function):
         known = [each for each, value in vars(module).items() if callable(value) and each[0] != "_"]
+        nearest = get_close_matches(function_name, known, _FEW, 0.0)  # the nearest first
         raise ValueError(
-            f"MODEL.BUILDER: {module_name} has no function {function_name!r}; "
-            f"it has {', '.join(known) or 'none at all'}"
+            f"MODEL.BUILDER: {module_name} has no function {function_name!r}; it has "
+            f"{', '.join(nearest) or 'none at all'}{', ...' if len(known) > _FEW else ''}"
         )
     return function

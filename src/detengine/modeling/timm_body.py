@@ -98,7 +98,7 @@ def _look_at(name: str) -> tuple[dict[str, Any], list[int]]:
     which shows whether it takes images of any size.
     """
     _raise_if_unknown(name)
-    trained_as = _timm().get_pretrained_cfg(name)
+    trained_as = _pretrained_cfg(name)
     is_fixed = trained_as is not None and trained_as.fixed_input_size
     reasons = []
     for options in _ANY_SIZE if is_fixed else ({},):
@@ -119,6 +119,20 @@ def _raise_if_unknown(name: str) -> None:
         nearest = get_close_matches(name, timm.list_models(), 3, 0.5)
         meant = f"did you mean {' or '.join(nearest)}?" if nearest else "see timm.list_models()"
         raise ValueError(f"MODEL.BACKBONE.CONV_BODY: timm has no model {name!r}; {meant}")
+
+
+def _pretrained_cfg(name: str) -> Any:
+    """What timm knows of a model's own weights; None if it has none."""
+    try:
+        return _timm().get_pretrained_cfg(name)
+    except RuntimeError as error:
+        model, _, tag = name.partition(".")
+        known = [each for each in _timm().list_pretrained(f"{model}.*") if each != model]
+        raise ValueError(
+            f"MODEL.BACKBONE.CONV_BODY: timm has no weights {tag!r} of {model}, but "
+            f"{', '.join(known) or 'none at all'}; without such an ending, timm:{model} is the "
+            "same model (detengine loads weights by MODEL.WEIGHT, not from timm)"
+        ) from error
 
 
 def _known_strides(name: str, options: dict[str, Any]) -> list[int]:
