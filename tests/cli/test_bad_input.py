@@ -197,6 +197,18 @@ def test_a_test_set_with_classes_that_are_not_trained(
             ["MODEL.BUILDER", "no_such_module:build"],
             ["MODEL.BUILDER: there is no module 'no_such_module'", "check the spelling"],
         ),
+        (
+            ["MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", "1000000000"],
+            ["MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM is 1000000000", "less than or equal to 65536"],
+        ),
+        (
+            [  # more than an address can name, whatever the machine
+                *("MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM", "65536"),
+                *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "1024"),
+                *("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", "1024"),
+            ],
+            ["allocate", "The memory is not enough", "SOLVER.ACCUMULATE", "the model smaller"],
+        ),
     ],
 )
 def test_a_setting_that_cannot_be(

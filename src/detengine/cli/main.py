@@ -3,13 +3,19 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from detengine import __version__
 
 EXIT_ERROR, EXIT_EXPECTATION_MISSED, EXIT_STOPPED = 1, 3, 75
+
+MEMORY_CURE = (
+    "The memory is not enough. In training, lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE; "
+    "in scoring, lower TEST.IMS_PER_BATCH; or make the images (INPUT.MAX_SIZE_TRAIN, "
+    "MAX_SIZE_TEST) or the model smaller."
+)
 
 app = typer.Typer(
     name="detengine",
@@ -159,8 +165,23 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
-    except (ValueError, OSError, FloatingPointError) as error:
-        if "--debug" in sys.argv[1:]:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        refuse(error, message_of(error))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        typer.secho(f"error: {message_of(error)}", err=True, fg=typer.colors.RED)
-        sys.exit(EXIT_ERROR)
+        refuse(error, f"{str(error).splitlines()[0]}\n{MEMORY_CURE}")
+
+
+def refuse(error: Exception, message: str) -> NoReturn:
+    """End with the message. Called while the error is handled, which --debug lets through."""
+    if "--debug" in sys.argv[1:]:
+        raise error
+    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    sys.exit(EXIT_ERROR)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch's allocators, of the GPU or of the CPU, or Python's had nothing left."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
