@@ -98,7 +98,7 @@ def test_it_names_its_conventions_unless_they_are_the_predecessors(recipe: Path)
     is_of_predecessor = recipe.stem.endswith("_maskrcnn_benchmark")
     assert (header_of(recipe)["modern"] is None) == is_of_predecessor
     conventions = "maskrcnn_benchmark" if is_of_predecessor else "modern"
-    assert load_config(recipe).CONVENTIONS == conventions
+    assert conventions == load_config(recipe).CONVENTIONS
 
 
 @each_recipe
