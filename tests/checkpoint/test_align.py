@@ -1,5 +1,6 @@
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -75,11 +76,43 @@ def test_not_strict_a_head_for_other_classes_stays_as_it_was_initialised() -> No
 
 def test_the_weights_of_a_part_find_their_place_by_the_end_of_their_names() -> None:
     model, trunk = make_model(seed=0), make_model(seed=1)["body"]
-    state = {**trunk.state_dict(), "fc.weight": torch.ones(2, 2)}
+    state = {**trunk.state_dict(), "fc.weight": torch.ones(2, 2), "else.weight": torch.ones(1)}
     alignment = load_weights(model, state, source="x.pth", strict=False)
     assert "the file has the part 'body.' of the model" in alignment.report()
-    assert alignment.unexpected == ["fc.weight"]
+    assert alignment.unexpected == ["else.weight"]
     assert torch.equal(model["body"].conv2.weight, trunk.conv2.weight)
+
+
+def test_a_trunk_without_heads_is_one_calm_line() -> None:
+    state = {**make_model(seed=1)["body"].state_dict(), "fc.weight": torch.ones(2, 2)}
+    alignment = align(make_model(seed=0), state)
+    assert alignment.fills_whole_parts
+    assert alignment.summary() == (
+        "9 tensors match (the file has the part 'body.' of the model); 1 set aside (ImageNet's "
+        "classifier, which no detector has); 2 of the model are not in the file and stay as they "
+        "were initialised: 1 of cls_score.weight, 1 of cls_score.bias"
+    )
+
+
+def test_a_trunk_that_lacks_a_layer_and_a_tensor_without_a_place_are_no_whole_parts(
+    model_of: Callable[..., nn.Module],
+) -> None:
+    names = [f"backbone.body.conv{i}.weight" for i in range(3)]
+    names += ["backbone.body.conv2.offset.weight", "rpn.head.weight"]
+    model = model_of(dict.fromkeys(names, torch.zeros(1)))
+    trunk = dict.fromkeys(names[:3], torch.zeros(1))
+    assert align(model, trunk).fills_whole_parts
+    assert not align(model, dict(list(trunk.items())[:2])).fills_whole_parts
+    assert not align(model, trunk | {"else.weight": torch.zeros(1)}).fills_whole_parts
+    assert not align(model, trunk | {"rpn.head.weight": torch.zeros(2)}).fills_whole_parts
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_ran_away_are_refused(bad: float) -> None:
+    model, state = make_model(), make_model(seed=1).state_dict()
+    state["body.conv2.weight"][0] = bad
+    with pytest.raises(ValueError, match=r"1 of the 8 parameters in x\.pth are not finite .*conv2"):
+        load_weights(model, state, source="x.pth", strict=False)
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -91,6 +91,7 @@ def test_a_truncated_pickle_is_an_error(tmp_path: Path, share: float) -> None:
     [
         ([1, 2], "holds no weights but a list"),
         ({"blobs": {}}, "holds no weights but a dict"),
+        ({"model": {"a": np.ones(1)}, "__author__": "x"}, "is a file of Detectron2.*not read"),
         ({"blobs": {"a_w": "text"}}, "the blob 'a_w' .* is a str; expected an array of numbers"),
         ({"blobs": {"a_w": np.array(["text"])}}, r"is a array of <U4|is an? array of <U4"),
     ],
@@ -98,6 +99,12 @@ def test_a_truncated_pickle_is_an_error(tmp_path: Path, share: float) -> None:
 def test_a_pickle_without_weights_is_an_error(tmp_path: Path, data: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_pickle(pickled(tmp_path / "x.pkl", data))
+
+
+def test_a_web_page_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_text("<!doctype html><html></html>")
+    with pytest.raises(ValueError, match=r"x\.pkl is a web page"):
+        load_pickle(tmp_path / "x.pkl")
 
 
 def test_a_missing_file_and_a_wrong_checksum_are_errors(tmp_path: Path) -> None:

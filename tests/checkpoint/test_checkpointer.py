@@ -269,6 +269,17 @@ def test_initialising_for_other_classes_says_which_weights_are_fresh(
     assert "The model's 2 classes are not the file's 3" in caplog.text
 
 
+def test_initialising_a_trunk_is_said_calmly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    whole = nn.ModuleDict({"trunk": nn.Linear(2, 3), "head": nn.Linear(3, 4)})
+    torch.save(whole["trunk"].state_dict(), tmp_path / "trunk.pth")
+    Checkpointer(whole).load(tmp_path / "trunk.pth", strict=False)
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
+    assert "2 of the model are not in the file and stay as they were" in caplog.text
+
+
 def test_a_full_match_says_nothing_but_what_was_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

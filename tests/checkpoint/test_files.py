@@ -212,12 +212,31 @@ def test_a_file_that_torch_did_not_write_is_an_error(path: Path, content: bytes)
         load_file(path)
 
 
-@pytest.mark.parametrize("data", [{"state_dict": {"a": torch.ones(1)}}, {}, [torch.ones(1)], 3])
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({"state_dict": {"a": torch.ones(1)}, "epoch": 3}, r"a dict of state_dict \(dict\), epoch"),
+        ({}, "an empty dict"),
+        ([torch.ones(1)], "a list"),
+        (3, "a int"),
+        ({"model": {}}, r"a dict of model \(dict\), and under 'model' an empty dict"),
+        ({"model": {"model": {"a": torch.ones(1)}}}, r".*under 'model' a dict of model \(dict\)"),
+        ({"model": {"a": torch.ones(1), "b": 3}}, r".* a dict of a \(Tensor\), b \(int\)"),
+        (dict.fromkeys(map(str, range(20))), r"a dict of 0 \(NoneType\), .*, \.\.\."),
+    ],
+)
 def test_a_torch_file_without_a_model_is_an_error_that_says_what_is_in_it(
-    path: Path, data: object
+    path: Path, data: object, found: str
 ) -> None:
     torch.save(data, path)
-    with pytest.raises(ValueError, match=r"is no checkpoint: it holds a .*; expected a dict whose"):
+    with pytest.raises(ValueError, match=rf"is no checkpoint: it holds {found}.*; expected a dict"):
+        load_file(path)
+
+
+@pytest.mark.parametrize("start", [b"<!DOCTYPE html>", b"\n <html>", b"\xef\xbb\xbf<?xml version"])
+def test_a_web_page_in_the_place_of_weights_is_called_one(path: Path, start: bytes) -> None:
+    path.write_bytes(start + b"<body>404 Not Found</body></html>")
+    with pytest.raises(ValueError, match=r"is a web page and no weights.*delete it, and fetch"):
         load_file(path)
 
 

@@ -5,6 +5,7 @@ from torch import nn
 from torchvision.models import resnet50
 
 from detengine.checkpoint.align import align
+from detengine.checkpoint.trunk import CLASSIFIER
 
 ModelOf = Callable[..., nn.Module]
 
@@ -24,7 +25,8 @@ def test_the_last_stage_of_an_imagenet_trunk_goes_into_the_heads_of_a_c4_model(
     )
     alignment = align(model, trunk)
     assert alignment.missing == []
-    assert alignment.unexpected == ["fc.weight", "fc.bias"]
+    assert alignment.conversion.set_aside == dict.fromkeys(["fc.weight", "fc.bias"], CLASSIFIER)
+    assert alignment.is_complete
     name = "layer4.2.conv3.weight"
     assert alignment.matched[f"roi_heads.box_head.{name}"] is trunk[name]
 

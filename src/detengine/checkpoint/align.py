@@ -1,5 +1,6 @@
 """Weights from a file into a model: by name and by shape, with a report of what did not fit."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,11 +39,31 @@ class Alignment:
         """Why the weights are not this model's although their names and shapes may fit."""
         return self.conversion.conflicts
 
+    @property
+    def fills_whole_parts(self) -> bool:
+        """Whether all of the file is used, and each part of the model is filled or left alone.
+
+        So it is where an ImageNet trunk begins a detector, or a detector one with a further head.
+        """
+        halves = {_part_of(name) for name in self.missing} & set(map(_part_of, self.matched))
+        return not (halves or self.unexpected or self.wrong_shape or self.conflicts)
+
+    def summary(self) -> str:
+        """One line: what matches, what the model needs not, and which of its parts are not in."""
+        line = self._head()
+        for why, count in Counter(self.conversion.set_aside.values()).items():
+            line += f"; {count} set aside ({why})"
+        if self.missing:
+            parts = Counter(map(_part_of, self.missing))
+            line += (
+                f"; {len(self.missing)} of the model are not in the file and stay as they were "
+                f"initialised: {', '.join(f'{count} of {part}' for part, count in parts.items())}"
+            )
+        return line
+
     def report(self) -> str:
         """One line for a full match, otherwise a paragraph for each kind of misfit."""
-        lines = [f"{len(self.matched)} tensors match"]
-        if self.conversion.format:
-            lines[0] += f" (the file has {self.conversion.format})"
+        lines = [self._head()]
         if made := self.conversion.made:
             lines.append(
                 f"{len(made)} of them are not in the file, whose format fixes their values"
@@ -55,6 +76,12 @@ class Alignment:
                 more = len(names) - _LONGEST_LIST
                 lines.extend([f"  ... and {more} more"] if more > 0 else [])
         return "\n".join(lines)
+
+    def _head(self) -> str:
+        file_format = self.conversion.format
+        return f"{len(self.matched)} tensors match" + (
+            f" (the file has {file_format})" if file_format else ""
+        )
 
     def _lists(self) -> Iterator[tuple[str, list[str]]]:
         shapes = [f"{name}: {list(a)} -> {list(b)}" for name, a, b in self.wrong_shape]
@@ -113,8 +140,8 @@ def load_weights(
 
     strict: every tensor of both sides must fit. Otherwise those that fit are taken, and the others
     of the model stay as they were initialised; the caller logs the report. source: the file, for
-    the message. Raises ValueError, the model being unchanged, if nothing fits, or if strict and
-    anything does not.
+    the message. Raises ValueError, the model being unchanged, if nothing fits, if strict and
+    anything does not, or if a parameter is not finite.
     """
     model = unwrapped(model)
     alignment = align(model, loaded)
@@ -131,6 +158,7 @@ def load_weights(
         )
         report = alignment.report()
         raise ValueError(f"the weights in {source} are not this model's.\n{report}\n{cure}")
+    _raise_if_not_finite(model, alignment, source)
     model.load_state_dict(alignment.matched, strict=False)
     return alignment
 
@@ -147,6 +175,28 @@ def compare_classes(of_model: Sequence[str], of_file: Sequence[str]) -> str:
     return f"The model's {len(of_model)} classes are not the file's {len(of_file)}:\n" + "\n".join(
         rows
     )
+
+
+def _part_of(name: str) -> str:
+    """backbone.fpn, rpn.head, ...; what deforms a body's convolutions is a part by itself."""
+    return "the offsets" if ".offset." in name else ".".join(name.split(".")[:2])
+
+
+def _raise_if_not_finite(model: nn.Module, alignment: Alignment, source: str) -> None:
+    """Of the parameters; a buffer of a foreign model may well be infinite."""
+    names = {name for name, _ in model.named_parameters()} & alignment.matched.keys()
+    spoilt = [name for name in alignment.matched if name in names and _is_spoilt(alignment, name)]
+    if spoilt:
+        shown = ", ".join(spoilt[:3]) + (", ..." if len(spoilt) > 3 else "")
+        raise ValueError(
+            f"{len(spoilt)} of the {len(names)} parameters in {source} are not finite (NaN or "
+            f"infinite): {shown}. The training that wrote them ran away; take an earlier "
+            "checkpoint."
+        )
+
+
+def _is_spoilt(alignment: Alignment, name: str) -> bool:
+    return not bool(alignment.matched[name].isfinite().all())
 
 
 def _without_wrappers(loaded: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from detengine.checkpoint import maskrcnn_benchmark
 from detengine.checkpoint.conversion import Conversion
-from detengine.checkpoint.files import raise_if_checksum_differs, raise_if_no_file
-from detengine.checkpoint.trunk import places_of
+from detengine.checkpoint.files import (
+    raise_if_checksum_differs,
+    raise_if_no_file,
+    raise_if_web_page,
+)
+from detengine.checkpoint.trunk import CLASSIFIER, places_of
 
 FORMAT = "Caffe2 Detectron's names"
 
@@ -21,7 +25,7 @@ _PARAMETERS = {"w": "weight", "s": "weight", "b": "bias"}
 _KIND = r"_(?:(bn|gn)_)?([wsb])"
 _NO_PLACE = (
     (re.compile(r".*_momentum"), "the momentum of Caffe2's solver"),
-    (re.compile(r"(?:fc1000|pred)_[wb]"), "ImageNet's classifier, which no detector has"),
+    (re.compile(r"(?:fc1000|pred)_[wb]"), CLASSIFIER),
     (re.compile(r"kps_score_[wb]"), "a bilinear enlargement, which is no weight here"),
 )
 # Blobs without their ending (_w, _b, _bn_s, _bn_b, _gn_s, _gn_b), and the predecessor's module.
@@ -67,8 +71,15 @@ def load_pickle(path: Path) -> dict[str, Any]:
     """
     raise_if_no_file(path)
     raise_if_checksum_differs(path)
+    raise_if_web_page(path)
     data = _unpickle(path)
     blobs = data.get("blobs", data) if isinstance(data, Mapping) else data
+    if isinstance(blobs, Mapping) and isinstance(blobs.get("model"), Mapping):
+        raise ValueError(
+            f"{path} is a file of Detectron2 (its arrays stand under 'model'), whose names are not "
+            "read. Expected Caffe2 Detectron's weights, or those of maskrcnn-benchmark, "
+            "torchvision or detengine (.pth)."
+        )
     if not isinstance(blobs, Mapping) or not blobs:
         raise ValueError(
             f"{path} holds no weights but a {type(data).__name__}; expected a dict of arrays, or "

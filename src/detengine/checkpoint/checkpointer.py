@@ -209,10 +209,10 @@ class Checkpointer:
                 f"\n{classes}\nGive the file's classes, in its order, under DATASETS.CLASSES."
             )
         alignment = load_weights(self.model, weights, source=str(path), strict=strict)
-        if not alignment.is_complete or classes:
+        if classes or not alignment.fills_whole_parts:
             self.logger.warning("%s", "\n".join(filter(None, [alignment.report(), classes])))
-        elif alignment.conversion.format:
-            self.logger.info("%s", alignment.report())
+        elif alignment.missing or alignment.conversion.format:
+            self.logger.info("%s", alignment.summary())
 
 
 class DetectronCheckpointer(Checkpointer):

@@ -64,23 +64,38 @@ def load_file(path: Path) -> dict[str, Any]:
     """
     raise_if_no_file(path)
     raise_if_checksum_differs(path)
+    raise_if_web_page(path)
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a strange file makes the reader raise
         raise ValueError(_why_unreadable(path, error)) from error
-    if isinstance(data, Mapping) and isinstance(data.get("model"), Mapping):
+    if isinstance(data, Mapping) and _are_tensors(data.get("model")):
         return dict(data)
-    if isinstance(data, Mapping) and data and all(isinstance(v, Tensor) for v in data.values()):
+    if _are_tensors(data):
         return {"model": data}
-    found = (
-        f"a dict of {', '.join(map(str, data))}"
-        if isinstance(data, Mapping)
-        else f"a {type(data).__name__}"
-    )
+    found = _in_words(data)
+    if isinstance(data, Mapping) and isinstance(data.get("model"), Mapping):
+        found += f", and under 'model' {_in_words(data['model'])}"
     raise ValueError(
         f"{path} is no checkpoint: it holds {found}; expected a dict whose 'model' maps names to "
         "tensors, or such a mapping itself. Save the weights as torch.save({'model': state_dict})."
     )
+
+
+def _are_tensors(value: Any) -> bool:
+    """Whether value is a mapping that has tensors, and nothing else."""
+    has_items = isinstance(value, Mapping) and bool(value)
+    return has_items and all(isinstance(each, Tensor) for each in value.values())
+
+
+def _in_words(value: Any) -> str:
+    """What a file holds: "a dict of state_dict (dict), epoch (int)", with ten entries at most."""
+    if not isinstance(value, Mapping):
+        return f"a {type(value).__name__}"
+    if not value:
+        return "an empty dict"
+    entries = [f"{name} ({type(each).__name__})" for name, each in list(value.items())[:10]]
+    return f"a dict of {', '.join(entries)}{', ...' if len(value) > 10 else ''}"
 
 
 def raise_if_not_plain(value: Any, place: str = "") -> None:
@@ -175,6 +190,17 @@ def raise_if_checksum_differs(path: Path) -> None:
             f"the checkpoint {path} is damaged: its sha256 is {digest}, but "
             f"{path.name}.sha256 says {expected[0]}. Copy it again, or use another one. "
             f"{_others_in(path.parent, path)}"
+        )
+
+
+def raise_if_web_page(path: Path) -> None:
+    """Raise ValueError for a page that a server sent in a file's place."""
+    with path.open("rb") as file:
+        start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError(
+            f"{path} is a web page and no weights: the server sent it in the file's place, to say "
+            "that it is gone or to ask for a login. Look into it, delete it, and fetch the file."
         )
 
 

@@ -9,6 +9,13 @@ from detengine.checkpoint.conversion import Conversion
 
 _BODY = "backbone.body."
 _LAST_STAGE = "layer4."
+CLASSIFIER = "ImageNet's classifier, which no detector has"
+_CLASSIFIERS = {
+    f"{name}.{parameter}"
+    for name in ("fc", "classifier", "head", "head.fc")
+    for parameter in ("weight", "bias")
+}
+"""What torchvision's and timm's models call it."""
 _HEADS = ("roi_heads.box_head.", "roi_heads.mask_head.")
 
 
@@ -16,9 +23,14 @@ def convert_part(loaded: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """Take a file's names as those of the part of the model that knows most of them."""
     names = model.state_dict().keys()
     prefix = _best_prefix(names, loaded)
+    sources = {place: name for name in loaded for place in places_of(prefix + name, names)}
+    if not prefix:
+        return Conversion(sources)
+    aside = [name for place, name in sources.items() if place not in names and name in _CLASSIFIERS]
     return Conversion(
-        {place: name for name in loaded for place in places_of(prefix + name, names)},
-        format=f"the part {prefix!r} of the model" if prefix else "",
+        {place: name for place, name in sources.items() if name not in aside},
+        format=f"the part {prefix!r} of the model",
+        set_aside=dict.fromkeys(aside, CLASSIFIER),
     )
 
 
