@@ -70,6 +70,21 @@ SHARED = {
 }
 
 
+def test_a_mask_heads_own_res5_pools_as_the_box_head_does_as_in_the_predecessor(make_config):
+    own = {
+        "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": "False",
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": "14",
+        "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": "0",
+        "MODEL.ROI_MASK_HEAD.RESOLUTION": "8",
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": "2",
+        "MODEL.ROI_BOX_HEAD.NUM_CLASSES": "3",
+    }
+    with torch.device("meta"):
+        heads = build_detection_model(make_config(C4 | MASKS | SHARED | own)).roi_heads
+    assert heads.mask_head is not heads.box_head
+    assert (heads.mask_pooler.output_size, heads.mask_pooler.sampling_ratio) == (7, 2)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -152,7 +152,8 @@ def _branch(
     head = getattr(cfg.MODEL, section)
     if not head.SHARE_BOX_FEATURE_EXTRACTOR:
         layers, channels = _layers(cfg, section, backbone.out_channels)
-        return Branch(_pooler(cfg, section, backbone), layers, make_predictor(channels))
+        pooler = _pooler(cfg, _pooling_section(cfg, section), backbone)
+        return Branch(pooler, layers, make_predictor(channels))
     if not _gives_maps(cfg.MODEL.ROI_BOX_HEAD):
         raise ValueError(
             f"MODEL.{section}.SHARE_BOX_FEATURE_EXTRACTOR: True, but the box head's "
@@ -191,11 +192,13 @@ def _convolutions(section: str, head: Any) -> tuple[int, ...]:
 def _raise_if_resolution_differs(cfg: Config, section: str, enlarged: int) -> None:
     """enlarged: how many times the predictor's output is as large as the features it gets."""
     head = getattr(cfg.MODEL, section)
-    pooled = cfg.MODEL.ROI_BOX_HEAD if head.SHARE_BOX_FEATURE_EXTRACTOR else head
-    if pooled.FEATURE_EXTRACTOR.startswith("FBNet"):
+    source = cfg.MODEL.ROI_BOX_HEAD if head.SHARE_BOX_FEATURE_EXTRACTOR else head
+    extractor = source.FEATURE_EXTRACTOR
+    if extractor.startswith("FBNet"):
         return  # the architecture's strides decide
+    pooled = getattr(cfg.MODEL, _pooling_section(cfg, section))
     side = pooled.POOLER_RESOLUTION
-    if pooled.FEATURE_EXTRACTOR == _RES5 and cfg.MODEL.RESNETS.RES5_DILATION == 1:
+    if extractor == _RES5 and cfg.MODEL.RESNETS.RES5_DILATION == 1:
         side = (side + 1) // 2
     if enlarged * side != head.RESOLUTION:
         raise ValueError(
@@ -203,6 +206,17 @@ def _raise_if_resolution_differs(cfg: Config, section: str, enlarged: int) -> No
             f"{pooled.POOLER_RESOLUTION} the head gives {enlarged * side} x {enlarged * side}; "
             f"set RESOLUTION to {enlarged * side}, or POOLER_RESOLUTION to another value"
         )
+
+
+def _pooling_section(cfg: Config, section: str) -> str:
+    """The section whose POOLER keys a mask or keypoint head goes by.
+
+    The ResNet's last stage takes the box head's, shared or not: so does the predecessor, which has
+    one class for both heads (roi_box_feature_extractors.py).
+    """
+    head = getattr(cfg.MODEL, section)
+    is_box_heads = head.SHARE_BOX_FEATURE_EXTRACTOR or head.FEATURE_EXTRACTOR == _RES5
+    return "ROI_BOX_HEAD" if is_box_heads else section
 
 
 def _gives_maps(box_head: Any) -> bool:
