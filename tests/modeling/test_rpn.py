@@ -109,6 +109,13 @@ def test_after_nms_each_level_keeps_its_best(features, style):
         assert len(cut.boxes) == 20 * len(STRIDES)
 
 
+def test_where_nms_is_off_the_predecessor_keeps_all_that_it_would_have_seen(features):
+    limits = ProposalLimits(100, 20, of_image=None, of_batch=None)
+    rpn = make_rpn(train_limits=limits, nms_threshold=0.0)
+    for image in propose(rpn, features):
+        assert len(image.boxes) == 100 + 100 + min(100, 4 * 5 * 3)
+
+
 @pytest.mark.parametrize("style", ["detectron", "torchvision"])
 def test_of_an_image_the_best_of_all_levels_stay_best_first(features, style):
     whole = propose(make_rpn(style), features)

@@ -58,6 +58,7 @@ class RegionProposalNetwork(nn.Module):
     - torchvision: anchors rank by logit; proposals stand best first.
     - detectron: they rank by score, which float32 rounds to 1 from a logit of 17.4 on. Behind NMS
       they stand level by level, and stay so under of_batch; of_image puts the best first.
+      With an nms_threshold of 0 there is neither NMS nor post_nms (boxlist_ops.py).
     """
 
     def __init__(
@@ -153,6 +154,11 @@ class RegionProposalNetwork(nn.Module):
         )
         return boxes.view_as(chosen)
 
+    @property
+    def _nms_limits(self) -> bool:
+        """Whether post_nms counts: in the predecessor an NMS that is off limits nothing either."""
+        return self.nms_threshold > 0 or self.style == "torchvision"
+
     def _keep(
         self, boxes: Tensor, scores: Tensor, level_of_box: Tensor, limits: ProposalLimits
     ) -> Tensor:
@@ -165,7 +171,7 @@ class RegionProposalNetwork(nn.Module):
         ]
         if self.style == "detectron":
             kept = kept.sort().values
-        if limits.post_nms < limits.pre_nms:
+        if limits.post_nms < limits.pre_nms and self._nms_limits:
             rank = _rank_in_level(level_of_box[kept], len(self.anchor_generator.strides))
             kept = kept[rank < limits.post_nms]
         if limits.of_image is None:
