@@ -70,19 +70,26 @@ SHARED = {
 }
 
 
-def test_a_mask_heads_own_res5_pools_as_the_box_head_does_as_in_the_predecessor(make_config):
+@pytest.mark.parametrize(
+    ("level_rule", "mask_resolution", "expected"),
+    [("detectron", "8", (7, 2)), ("torchvision", "14", (14, 1))],
+)
+def test_a_mask_heads_own_res5_pools_by_its_keys_and_in_the_predecessors_way_by_the_box_heads(
+    make_config, level_rule, mask_resolution, expected
+):
     own = {
+        "MODEL.ARITHMETIC.ROI_LEVELS": level_rule,
         "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": "False",
         "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": "14",
-        "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": "0",
-        "MODEL.ROI_MASK_HEAD.RESOLUTION": "8",
+        "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": "1",
+        "MODEL.ROI_MASK_HEAD.RESOLUTION": mask_resolution,
         "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": "2",
         "MODEL.ROI_BOX_HEAD.NUM_CLASSES": "3",
     }
     with torch.device("meta"):
         heads = build_detection_model(make_config(C4 | MASKS | SHARED | own)).roi_heads
     assert heads.mask_head is not heads.box_head
-    assert (heads.mask_pooler.output_size, heads.mask_pooler.sampling_ratio) == (7, 2)
+    assert (heads.mask_pooler.output_size, heads.mask_pooler.sampling_ratio) == expected
 
 
 @pytest.mark.parametrize(

@@ -209,14 +209,15 @@ def _raise_if_resolution_differs(cfg: Config, section: str, enlarged: int) -> No
 
 
 def _pooling_section(cfg: Config, section: str) -> str:
-    """The section whose POOLER keys a mask or keypoint head goes by.
+    """The section whose POOLER keys a mask or keypoint head goes by: its own, unless it shares.
 
-    The ResNet's last stage takes the box head's, shared or not: so does the predecessor, which has
-    one class for both heads (roi_box_feature_extractors.py).
+    In the predecessor the ResNet's last stage always takes the box head's, as one class serves both
+    heads (roi_box_feature_extractors.py).
     """
     head = getattr(cfg.MODEL, section)
-    is_box_heads = head.SHARE_BOX_FEATURE_EXTRACTOR or head.FEATURE_EXTRACTOR == _RES5
-    return "ROI_BOX_HEAD" if is_box_heads else section
+    is_as_there = cfg.MODEL.ARITHMETIC.ROI_LEVELS == "detectron"
+    pools_as_boxes = is_as_there and head.FEATURE_EXTRACTOR == _RES5
+    return "ROI_BOX_HEAD" if head.SHARE_BOX_FEATURE_EXTRACTOR or pools_as_boxes else section
 
 
 def _gives_maps(box_head: Any) -> bool:
