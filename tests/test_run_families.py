@@ -77,6 +77,24 @@ def test_what_cannot_merge_views_is_refused_before_the_training(
     assert not (Path(cfg.OUTPUT_DIR) / "last_checkpoint").exists()
 
 
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (("segm", "AP"), r"'AP' of 'segm', but this model is scored by the tasks bbox; .*MASK_ON"),
+        (("bbx", "AP"), "'AP' of 'bbx', but this model is scored by the tasks bbox"),
+        (("bbox", "AP5"), r"'AP5' of 'bbox', but .* by the metrics AP, AP50, .*; correct it"),
+    ],
+)
+def test_expected_results_of_what_is_not_measured_are_refused_before_the_training(
+    make_config: Callable[..., Config], expected: tuple[str, str], message: str
+) -> None:
+    changes = {"MODEL.MASK_ON": False, "TEST.EXPECTED_RESULTS": [(*expected, (0.3, 0.1))]}
+    cfg = make_config(changes)
+    with pytest.raises(ValueError, match=message):
+        train(cfg)
+    assert not (Path(cfg.OUTPUT_DIR) / "last_checkpoint").exists()
+
+
 @pytest.mark.parametrize("conventions", ["modern", "maskrcnn_benchmark"])
 def test_keypoints_are_trained_scored_and_predicted(
     write_tiny_run: Callable[[Path], Path], tmp_path: Path, conventions: str

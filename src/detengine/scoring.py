@@ -13,6 +13,7 @@ from detengine.data.build import make_data_loader
 from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import is_distributed, is_main_process, synchronize
 from detengine.engine.inference import inference
+from detengine.evaluation.coco_metrics import METRICS
 from detengine.evaluation.expected import check_expected_results
 from detengine.evaluation.predictions_file import load_predictions
 from detengine.evaluation.result import EvaluationResult
@@ -66,7 +67,10 @@ def score(
 
 
 def can_be_scored(cfg: Config) -> bool:
-    """Whether the model's predictions can be scored; what cannot is said, once, at the start."""
+    """Whether the model's predictions can be scored; what cannot is said, once, at the start.
+
+    Raises ValueError for expected results of what is not measured: before the training, not after.
+    """
     test_sets = ", ".join(cfg.DATASETS.TEST)
     if gives_proposals(cfg) and test_sets:
         logger.warning(
@@ -82,7 +86,21 @@ def can_be_scored(cfg: Config) -> bool:
             test_sets,
             PERSON_KEYPOINTS,
         )
+    if not gives_proposals(cfg):
+        _raise_if_expected_is_not_measured(cfg)
     return not gives_proposals(cfg)
+
+
+def _raise_if_expected_is_not_measured(cfg: Config) -> None:
+    measured = {iou_type: METRICS[iou_type] for iou_type in iou_types_of(cfg)}
+    for task, metric, _ in cfg.TEST.EXPECTED_RESULTS:
+        if metric not in measured.get(task, {}):
+            known = measured.get(task, measured)
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS expects {metric!r} of {task!r}, but this model is scored "
+                f"by the {'metrics' if task in measured else 'tasks'} {', '.join(known)}; "
+                "correct it, or switch on what it is about (MODEL.MASK_ON, MODEL.KEYPOINT_ON)"
+            )
 
 
 def gives_proposals(cfg: Config) -> bool:

@@ -304,6 +304,24 @@ def test_what_does_not_fit_the_data_is_refused_with_its_key(
         make_data_loader(make_config(*overrides))
 
 
+def test_another_number_of_keypoints_than_the_heads_is_refused_before_the_training(
+    make_coco: Callable[..., Path], make_config: MakeConfig
+) -> None:
+    points = [3, 4, 2, 9, 9, 1]
+    annotation = {"image_id": 1, "category_id": 10, "bbox": [2, 3, 10, 12], "keypoints": points}
+    path = make_coco([(20, 30)], [annotation], ("cat",), "posed")
+    definition = {"FORMAT": "coco", "IMAGES": "posed", "ANNOTATIONS": str(path)}
+    options = ["DATASETS.DEFINE.posed", definition, "DATASETS.TRAIN", "[posed]"]
+    options += ["MODEL.KEYPOINT_ON", "True"]
+    message = r"ROI_KEYPOINT_HEAD\.NUM_CLASSES is 17, but the objects of data set 'posed' have 2 k"
+    with pytest.raises(ValueError, match=message):
+        build_datasets(make_config(*options), ["posed"])
+    fitting = [*options, "MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES", "2"]
+    assert len(build_datasets(make_config(*fitting), ["posed"])) == 1
+    of_a_builder = [*options, "MODEL.BUILDER", "models:build"]
+    assert len(build_datasets(make_config(*of_a_builder), ["posed"])) == 1
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [

@@ -89,6 +89,13 @@ def test_without_a_positive_the_loss_is_zero_and_has_a_gradient() -> None:
     assert heatmaps.grad is not None
 
 
+def test_an_image_of_a_data_set_without_any_object_teaches_nothing() -> None:
+    boxes = torch.zeros(0, 4)
+    without = {"boxes": boxes, "keypoints": torch.zeros(0, 0, 3)}
+    loss = keypoint_loss(torch.zeros(0, 4, 14, 14), make_samples(boxes), [without])
+    assert loss.item() == 0
+
+
 def test_targets_without_keypoints_or_with_another_number_of_them_are_an_error() -> None:
     samples, heatmaps = make_samples(random_boxes(1)), torch.zeros(1, 4, 14, 14)
     with pytest.raises(ValueError, match=r"the targets have no keypoints.*KEYPOINT_ON False"):

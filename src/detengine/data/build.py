@@ -102,6 +102,8 @@ def build_datasets(
         for name, (truth, _) in loaded.items():
             raise_if_classes_unknown(class_names, truth.categories, name)
     _raise_if_number_of_classes_differs(cfg, class_names)
+    for name, (truth, _) in loaded.items():
+        _raise_if_number_of_keypoints_differs(cfg, name, truth)
     return [
         DetectionDataset(
             name,
@@ -190,6 +192,19 @@ def _raise_if_number_of_classes_differs(cfg: Config, class_names: Sequence[str])
         f"classes ({', '.join(class_names)}) and needs {needed}. Leave the key out, to have it "
         "taken from the data, or choose classes by DATASETS.CLASSES."
     )
+
+
+def _raise_if_number_of_keypoints_differs(cfg: Config, name: str, truth: GroundTruth) -> None:
+    """A BUILDER's model may have its own number; what has no keypoints is refused elsewhere."""
+    expected = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES
+    if not cfg.MODEL.KEYPOINT_ON or cfg.MODEL.BUILDER is not None or truth.keypoints is None:
+        return
+    given = truth.keypoints.shape[1]
+    if given != expected:
+        raise ValueError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is {expected}, but the objects of data set "
+            f"{name!r} have {given} keypoints; set it to {given}, or give another data set"
+        )
 
 
 def number_of_classes(cfg: Config) -> tuple[str, int | None]:

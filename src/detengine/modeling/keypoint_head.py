@@ -56,7 +56,7 @@ def _raise_if_keypoints_do_not_fit(targets: Sequence[Target], count: int) -> Non
                 "data set with keypoints, or without the head (MODEL.KEYPOINT_ON False)"
             )
         given = target["keypoints"].shape[1]
-        if given != count:
+        if given != count and len(target["keypoints"]):
             raise ValueError(
                 f"the targets have {given} keypoints each, but the model predicts {count}; set "
                 f"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES to {given}"
