@@ -57,3 +57,10 @@ def test_inclusive_boxes_are_opened_by_a_pixel_and_their_masks_stay():
     assert torch.equal(opened.boxes_xyxy, expected)
     assert opened.rles == prediction.encoded().rles
     assert opened.mask_probs is None
+
+
+def test_an_inclusive_box_of_less_than_a_pixel_is_opened_to_nothing_and_never_inside_out():
+    """At twice the size a width of 0.25 is x2 - x1 = -0.75, which is -1.5 in the original."""
+    output = {"boxes": torch.tensor([[10.0, 20.0, 9.25, 24.0]]), "scores": torch.ones(1)}
+    opened = Prediction.from_output(output, (50, 50), (100, 100)).opened()
+    assert opened.boxes_xyxy.tolist() == [[20.0, 40.0, 20.0, 49.0]]

@@ -78,7 +78,10 @@ class Prediction:
 
         Each reaches to the far edge of its last pixel, x2 + 1 and y2 + 1: as the predecessor's
         boxes do when they are scored (BoxList.convert). Its masks are drawn into the boxes as they
-        were, and so they are here.
+        were, and so they are here. A box of which less than a pixel was left, and whose last pixel
+        so lies before its first, ends where it begins: there the predecessor scores a negative
+        width, which overlaps nothing either.
         """
         encoded = self.encoded()
-        return replace(encoded, boxes_xyxy=encoded.boxes_xyxy + torch.tensor([0.0, 0.0, 1.0, 1.0]))
+        first, last = encoded.boxes_xyxy[:, :2], encoded.boxes_xyxy[:, 2:]
+        return replace(encoded, boxes_xyxy=torch.cat([first, torch.maximum(first, last + 1)], 1))
