@@ -215,3 +215,10 @@ def test_an_annotation_without_a_mask_among_others_is_left_undrawn():
     left, _ = _panels(truth_beside_prediction(GREY, truth, 1, prediction, ("cell",)))
     assert (left[50:170, 40:160] == 128).all()
     assert (left[250, 350] != 128).any()
+
+
+def test_beside_predicted_boxes_the_truth_is_boxes_too():
+    truth, prediction = _truth(_rles(_masks())), _prediction(masks=False)
+    left, _ = _panels(truth_beside_prediction(GREY, truth, 1, prediction, NAMES))
+    expected = draw_prediction(GREY, BOXES, LABELS, NAMES)
+    assert np.array_equal(left, _pixels(expected))

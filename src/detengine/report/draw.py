@@ -96,12 +96,15 @@ def truth_beside_prediction(
     """Two panels: the index-th image's ground truth, and the detections from `score_threshold` up.
 
     image: uint8[3, H, W], RGB, as it is stored. Crowds, and classes that are not among class_names,
-    are left out. With one class, a detection has the colour of the object that it lies on.
+    are left out. With one class, a detection has the colour of the object that it lies on. Masks
+    are drawn where truth and prediction both have them, or the prediction alone.
     """
     boxes_xyxy, labels, rles = _objects(ground_truth, index, class_names)
     colours = _colours(labels, class_names)
-    truth = draw_prediction(image, boxes_xyxy, labels, class_names, masks=rles, colours=colours)
     prediction = prediction.encoded()
+    if prediction.rles is None:
+        rles = None
+    truth = draw_prediction(image, boxes_xyxy, labels, class_names, masks=rles, colours=colours)
     found = (prediction.scores >= score_threshold).nonzero()[:, 0]
     found_boxes = prediction.boxes_xyxy[found]
     found_labels = torch.ones_like(found) if prediction.labels is None else prediction.labels[found]
