@@ -255,6 +255,22 @@ def test_without_training_sets_the_classes_are_those_of_the_test_sets(
     assert loaders[0].dataset.class_names == ("dog", "fox", "cat")
 
 
+def test_who_scores_needs_no_training_sets(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = make_config("DATASETS.TRAIN", "[coco_2014_train]")
+    assert _evaluation(cfg)[0].dataset.class_names == ("dog", "fox", "cat")
+    warning = "labels are taken for the classes of high, wide: the files of data set 'coco_2014_tr"
+    assert warning in caplog.text
+    with pytest.raises(FileNotFoundError, match="coco_2014_train"):
+        _training(cfg)
+
+
+def test_proposals_have_no_number_of_classes(make_config: MakeConfig) -> None:
+    cfg = make_config("MODEL.RPN_ONLY", "True", "MODEL.ROI_BOX_HEAD.NUM_CLASSES", "2")
+    assert len(build_datasets(cfg, ["wide"])) == 1
+
+
 def test_voc_folders_are_loaded_by_their_definition(
     tmp_path: Path, make_voc: Callable[..., Path]
 ) -> None:

@@ -1,5 +1,6 @@
 """The loaders, made from the configuration."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torchvision.transforms import v2
 
 from detengine.config.catalog import find_definition
 from detengine.config.schema import CityscapesDefinition, CocoDefinition, Config, VocDefinition
+from detengine.data.annotations import FEW
 from detengine.data.cityscapes import load_cityscapes
 from detengine.data.coco import load_coco
 from detengine.data.collate import collate
@@ -20,6 +22,8 @@ from detengine.data.voc import IMAGE_FOLDER, load_voc
 from detengine.distributed.comm import get_rank, get_world_size
 from detengine.structures.categories import merge_class_names, raise_if_classes_unknown
 from detengine.structures.ground_truth import GroundTruth
+
+logger = logging.getLogger(__name__)
 
 Loader = DataLoader[Any]
 """Yields `structures.batch.Batch`."""
@@ -155,9 +159,17 @@ def _load(cfg: Config, name: str) -> tuple[GroundTruth, Path]:
 def _choose_class_names(
     cfg: Config, loaded: dict[str, tuple[GroundTruth, Path]]
 ) -> tuple[str, ...]:
-    """DATASETS.CLASSES, or the training sets' classes, so that labels mean what was trained."""
-    names = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
-    truths = [loaded[name][0] if name in loaded else _load(cfg, name)[0] for name in names]
+    """DATASETS.CLASSES, or the training sets' classes, so that labels mean what was trained.
+
+    Who scores published weights may not have the sets that they were trained on: then the scored
+    sets' classes in their own order, as in the predecessor, with a warning.
+    """
+    names: Sequence[str] = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
+    try:
+        truths = [loaded[name][0] if name in loaded else _load(cfg, name)[0] for name in names]
+    except FileNotFoundError as error:
+        names, truths = list(loaded), [truth for truth, _ in loaded.values()]
+        logger.warning("labels are taken for the classes of %s: %s", ", ".join(names), error)
     found = merge_class_names([truth.categories for truth in truths])
     if not found:
         raise ValueError(
@@ -179,8 +191,10 @@ def _raise_if_number_of_classes_differs(cfg: Config, class_names: Sequence[str])
     """A head with too few outputs cannot learn a label, one with too many finds nameless classes.
 
     Too many are let pass for a BUILDER, which may not care, and under the predecessor's
-    conventions, where 81 stands for "not set".
+    conventions, where 81 stands for "not set". Proposals have no classes.
     """
+    if cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON:
+        return
     key, given = number_of_classes(cfg)
     needed = len(class_names) + 1
     may_exceed = cfg.MODEL.BUILDER is not None or cfg.CONVENTIONS != "modern"
@@ -189,8 +203,9 @@ def _raise_if_number_of_classes_differs(cfg: Config, class_names: Sequence[str])
     too_few = "a label beyond NUM_CLASSES: " if given < needed else ""
     raise ValueError(
         f"{too_few}{key} is {given}, background included, but the data has {len(class_names)} "
-        f"classes ({', '.join(class_names)}) and needs {needed}. Leave the key out, to have it "
-        "taken from the data, or choose classes by DATASETS.CLASSES."
+        f"classes ({', '.join(class_names[:FEW])}{', ...' if len(class_names) > FEW else ''}) and "
+        f"needs {needed}. Leave the key out, to have it taken from the data, or choose classes by "
+        "DATASETS.CLASSES."
     )
 
 
