@@ -99,7 +99,10 @@ def test_a_mask_heads_own_res5_pools_by_its_keys_and_in_the_predecessors_way_by_
             {"MODEL.ROI_BOX_HEAD.NUM_CLASSES": "None"},
             r"MODEL\.ROI_BOX_HEAD\.NUM_CLASSES: None.*with the background",
         ),
-        ({"MODEL.BACKBONE.CONV_BODY": "R-51-FPN"}, "CONV_BODY: 'R-51-FPN'.*R-18-FPN"),
+        (
+            {"MODEL.BACKBONE.CONV_BODY": "R-51-FPN"},
+            r"CONV_BODY: 'R-51-FPN' is .*\(did you mean R-\d+-FPN\?\).*R-18-FPN",
+        ),
         (
             {"MODEL.RPN.ANCHOR_STRIDE": "[4, 16]", "MODEL.RPN.ANCHOR_SIZES": "[32, 64]"},
             r"ANCHOR_STRIDE: \[4, 16\].* no gap",

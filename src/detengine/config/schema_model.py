@@ -39,8 +39,8 @@ class Backbone(Section):
     """The network that turns the image into features."""
 
     CONV_BODY: str = "R-50-C4"
-    """Its name: R-50-FPN and the like (a ResNet's depth, and C4, C5, FPN or FPN-RETINANET), FBNet,
-    or timm:NAME for any model of timm."""
+    """Its name: R-50-FPN and the like (a ResNet's depth, 18, 34, 50, 101 or 152, and C4, C5, FPN or
+    FPN-RETINANET), FBNet, or timm:NAME for any model of timm."""
     NORM: Literal["FrozenBN", "BN", "GN"] = "FrozenBN"
     """The normalisation: batch norm as it was pretrained, batch norm, or group norm."""
     FREEZE_CONV_BODY_AT: Stages = 2
@@ -110,7 +110,7 @@ class RetinaNet(Section):
     ANCHOR_STRIDES: OneOrMore[Pixels] = (8, 16, 32, 64, 128)
     """The stride of each level, in pixels."""
     STRADDLE_THRESH: Annotated[Integer, Unit("pixels")] = 0
-    """How far an anchor may reach over the image's edge, in pixels; -1: any."""
+    """As in the predecessor of no account: an anchor may reach over the image's edge by any."""
     OCTAVE: Positive = 2.0
     """The factor that SCALES_PER_OCTAVE sizes span."""
     SCALES_PER_OCTAVE: Annotated[Few, Unit("sizes")] = 3

@@ -154,7 +154,7 @@ class MaskHead(Section):
     CONV_LAYERS: Several[Channels] = (256, 256, 256, 256)
     """Channels of each convolution."""
     RESOLUTION: Pixels = 14
-    """The side of a predicted mask, in pixels."""
+    """The side of a predicted mask, in pixels; of FBNet's head the architecture decides."""
     SHARE_BOX_FEATURE_EXTRACTOR: Switch = True
     """Use the box head's features."""
     POSTPROCESS_MASKS: Switch = False
@@ -187,7 +187,7 @@ class KeypointHead(Section):
     CONV_LAYERS: Several[Channels] = (512, 512, 512, 512, 512, 512, 512, 512)
     """Channels of each convolution."""
     RESOLUTION: Pixels = 14
-    """The side of a predicted heatmap, in pixels."""
+    """The side of a predicted heatmap, in pixels; of FBNet's head the architecture decides."""
     NUM_CLASSES: Annotated[Few, Unit("keypoints")] = 17
     """The number of keypoints."""
     SHARE_BOX_FEATURE_EXTRACTOR: Switch = True

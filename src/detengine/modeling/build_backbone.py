@@ -1,6 +1,7 @@
 """From the configuration to a backbone: the body, its norms, and the pyramid over it."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Literal
 
 from torch import nn
@@ -48,8 +49,10 @@ def build_backbone(cfg: Config) -> nn.Module:
         trunk = build_fbnet_body(cfg)
         return CoarsestMap(trunk, trunk.strides[-1], trunk.out_channels)
     if name not in _RESNETS:
+        nearest = get_close_matches(name, [*_RESNETS, "FBNet"], 1)
         raise ValueError(
-            f"MODEL.BACKBONE.CONV_BODY: {name!r} is not known; expected one of "
+            f"MODEL.BACKBONE.CONV_BODY: {name!r} is not known"
+            f"{f' (did you mean {nearest[0]}?)' if nearest else ''}; expected one of "
             f"{', '.join(_RESNETS)}, FBNet, or timm:NAME for a model of timm"
         )
     return _build_resnet(cfg, *_RESNETS[name])

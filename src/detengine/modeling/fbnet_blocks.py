@@ -87,10 +87,7 @@ class Style:
     depthwise_relu: bool = False
 
     def width(self, channels: int) -> int:
-        """The scaled and rounded width of a layer.
-
-        Raises ValueError where nothing is left, and for more than any memory holds.
-        """
+        """The scaled and rounded width of a layer. Raises ValueError for none or too many."""
         if int(channels * self.width_ratio) == 0:
             raise ValueError(
                 f"MODEL.FBNET.SCALE_FACTOR: {self.width_ratio} leaves no channel of a layer that "
