@@ -154,12 +154,6 @@ def _branch(
         layers, channels = _layers(cfg, section, backbone.out_channels)
         pooler = _pooler(cfg, _pooling_section(cfg, section), backbone)
         return Branch(pooler, layers, make_predictor(channels))
-    if not _gives_maps(cfg.MODEL.ROI_BOX_HEAD):
-        raise ValueError(
-            f"MODEL.{section}.SHARE_BOX_FEATURE_EXTRACTOR: True, but the box head's "
-            f"{cfg.MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR} gives vectors, and this head needs maps; "
-            "set it to False"
-        )
     return SharedBranch(make_predictor(box.predictor.cls_score.in_features))
 
 
