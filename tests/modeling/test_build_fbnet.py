@@ -27,7 +27,7 @@ PREFIXES = ("backbone.body.", "rpn.head.", "roi_heads.box.feature_extractor.head
 
 MakeFBNet = Callable[..., Config]
 
-OWN = {
+OWN: dict[str, Any] = {
     "block_op_type": [["ir_k3"], ["ir_k3_e3", "ir_k3_e3"], ["ir_k3"] * 3],
     "block_cfg": {
         "first": [16, 2],
@@ -43,6 +43,7 @@ OWN = {
     },
 }
 
+STRIDING_RPN = OWN | {"block_cfg": OWN["block_cfg"] | {"rpn": [2]}}
 
 ONE_MAP = [
     *("MODEL.BACKBONE.CONV_BODY", "FBNet"),
@@ -274,6 +275,10 @@ def test_the_definition_of_a_known_architecture_is_taken_if_it_is_the_same(
         (
             {"ARCH": "own", "ARCH_DEF": json.dumps(OWN | {"rpn_stride": 8})},
             r"MODEL.RPN.ANCHOR_STRIDE: \[16\], but MODEL.FBNET.ARCH: own is made for 8",
+        ),
+        (
+            {"ARCH": "own", "ARCH_DEF": json.dumps(STRIDING_RPN)},
+            r"ARCH: the rpn stages of own have the stride 2, but .*; give the stages stride 1",
         ),
         ({"RPN_HEAD_BLOCKS": 4}, r"RPN_HEAD_BLOCKS: 4, but the rpn stages.*have 3 blocks"),
         ({"DET_HEAD_BLOCKS": [4]}, r"DET_HEAD_BLOCKS: \[4\], but the bbox stages.*blocks 0 to 3"),

@@ -1,6 +1,7 @@
 """Every family of detectors under CONVENTIONS: modern, as narrow as it can be built."""
 
 import copy
+import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -97,6 +98,29 @@ FBNET = WITHOUT_PYRAMID | {
     "MODEL.ROI_KEYPOINT_HEAD.FEATURE_EXTRACTOR": "FBNet.roi_head_keypoints",
 }
 BATCH_NORM = {"MODEL.FBNET.BN_TYPE": "bn"}
+FBNET_KEYPOINTS = (
+    FBNET
+    | KEYPOINTS
+    | {
+        "MODEL.FBNET.ARCH": "one_head_for_all",
+        "MODEL.FBNET.ARCH_DEF": json.dumps(
+            {
+                "block_op_type": [["ir_k3"] * 2, ["ir_k3"], ["ir_k3"]],
+                "block_cfg": {
+                    "first": [16, 2],
+                    "stages": [[[1, 16, 2, 2]], [[4, 24, 1, 1]], [[4, 32, 1, 2]]],
+                    "last": [64, 1.0],
+                    "backbone": [0],
+                    "rpn": [1],
+                    "head": [2],
+                },
+            }
+        ),
+        "MODEL.RPN.ANCHOR_STRIDE": "[4]",
+        "MODEL.ROI_BOX_HEAD.POOLER_SCALES": "[0.25]",
+        "MODEL.ROI_KEYPOINT_HEAD.POOLER_SCALES": "[0.25]",
+    }
+)
 DEFORMED = {"MODEL.RESNETS.STAGE_WITH_DCN": "(False, True, True, True)"}
 XCONV = {
     "MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR": "FPNXconv1fcFeatureExtractor",
@@ -112,6 +136,11 @@ TIMM = {"MODEL.BACKBONE.CONV_BODY": "timm:test_convnext"}
 
 FAMILIES: dict[str, Overrides] = {
     "pyramid": MASKS,
+    "masks without enlargement": MASKS
+    | {
+        "MODEL.ROI_MASK_HEAD.PREDICTOR": "MaskRCNNConv1x1Predictor",
+        "MODEL.ROI_MASK_HEAD.RESOLUTION": "14",
+    },
     "C4": C4 | MASKS,
     "C4 shared": C4 | MASKS | SHARED,
     "C5": C5,
@@ -119,6 +148,9 @@ FAMILIES: dict[str, Overrides] = {
     "RetinaNet, P6 from P5": RETINANET | {"MODEL.RETINANET.USE_C5": "False"},
     "FBNet": FBNET,
     "FBNet, masks, batch norm": FBNET | BATCH_NORM | MASKS,
+    "FBNet, keypoints": FBNET_KEYPOINTS,
+    "FBNet, keypoints shared": FBNET_KEYPOINTS
+    | {"MODEL.ROI_KEYPOINT_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": "True"},
     "deformable v1": DEFORMED,
     "deformable v2": DEFORMED | {"MODEL.RESNETS.WITH_MODULATED_DCN": "True"},
     "keypoints": KEYPOINTS,

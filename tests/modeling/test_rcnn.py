@@ -164,6 +164,13 @@ def test_training_without_targets_says_so(make_config, narrow, images):
         model(images)
 
 
+def test_proposals_have_no_class_boxes_and_say_so(make_config, narrow, images):
+    alone = {"MODEL.MASK_ON": "False", "MODEL.RPN_ONLY": "True"}
+    model = build_detection_model(make_config(narrow | alone)).eval()
+    with torch.no_grad(), pytest.raises(ValueError, match=r"MODEL\.RPN_ONLY True.*RPN_ONLY False"):
+        model.predict_class_boxes(images)
+
+
 def test_a_mask_head_without_masks_to_learn_from_says_so(make_config, narrow, images, make_targets):
     targets = [{k: t[k] for k in ("boxes", "labels")} for t in make_targets(images, [2, 1])]
     with pytest.raises(ValueError, match=r"targets have no masks.*MODEL\.MASK_ON False"):
