@@ -151,7 +151,8 @@ class Arithmetic(Section):
     on the middle of the cell's pixels; torchvision: centred on the cell's corner, rounded last.
     Also how proposals are ranked: by score, level by level, or by logit, the best first."""
     ROI_LEVELS: Literal["detectron", "torchvision"] = "detectron"
-    """Where the 1e-6 stands that a region's level is rounded with: in the logarithm, or behind."""
+    """Where the 1e-6 stands that a region's level is rounded with: in the logarithm, or behind.
+    Under detectron a mask head's own ResNet stage pools as ROI_BOX_HEAD says."""
     FROZEN_BN_EPSILON: NonNegative = 0.0
     """Added to the variance in frozen batch norm."""
     KEEP_TIES: Switch = True
