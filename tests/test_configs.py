@@ -18,7 +18,8 @@ HEADER = re.compile(
     r"# Command:  detengine train -c (?P<file>\S+)\n"
     r"(?P<results>(?:# Result:   [^\n]+\n)+)"
     r"# Time:     about (?P<minutes>\d+) min "
-    r"\((?P<iterations>\d+) iterations at (?P<step>0\.\d\d) s\)\n"
+    r"\((?P<iterations>\d+) iterations at (?P<step>\d\.\d\d) s"
+    r"(?:, with other work on the machine)?\)\n"
     r"# Hardware: \d+ CPU cores, torch \d+\.\d+\n"
     r"(?:#\n(?:# [^\n]+\n)+)?"
     r"(?P<modern>CONVENTIONS: modern\n)?"
@@ -71,9 +72,12 @@ def family_of(cfg: Config) -> str:
     return " and ".join(name for name, is_on in heads.items() if is_on) or "Faster"
 
 
-def test_the_recipes_are_of_all_detectors() -> None:
+def test_the_recipes_are_of_all_detectors_and_conventions_and_several_bodies() -> None:
     configs = [load_config(recipe) for recipe in RECIPES]
+    bodies = {re.sub(r"-\d+-|:.*", "-", cfg.MODEL.BACKBONE.CONV_BODY) for cfg in configs}
     assert {family_of(cfg) for cfg in configs} == {"Faster", "Mask", "Keypoint", "RetinaNet"}
+    assert bodies == {"R-FPN", "R-FPN-RETINANET", "FBNet", "timm-"}
+    assert {cfg.CONVENTIONS for cfg in configs} == {"modern", "maskrcnn_benchmark"}
 
 
 @each_recipe
