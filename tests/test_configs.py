@@ -76,7 +76,7 @@ def test_the_recipes_are_of_all_detectors_and_conventions_and_several_bodies() -
     configs = [load_config(recipe) for recipe in RECIPES]
     bodies = {re.sub(r"-\d+-|:.*", "-", cfg.MODEL.BACKBONE.CONV_BODY) for cfg in configs}
     assert {family_of(cfg) for cfg in configs} == {"Faster", "Mask", "Keypoint", "RetinaNet"}
-    assert bodies == {"R-FPN", "R-FPN-RETINANET", "FBNet", "timm-"}
+    assert bodies == {"R-C4", "R-FPN", "R-FPN-RETINANET", "FBNet", "timm-"}
     assert {cfg.CONVENTIONS for cfg in configs} == {"modern", "maskrcnn_benchmark"}
 
 
