@@ -239,7 +239,7 @@ def _pooler(cfg: Config, section: str, backbone: Any) -> Pooler:
     head = getattr(cfg.MODEL, section)
     strides = list(backbone.strides)
     wanted = [_stride_of(scale, strides) for scale in head.POOLER_SCALES]
-    if not is_run_of(strides, wanted):
+    if not _is_run_of(strides, wanted):
         raise ValueError(
             f"MODEL.{section}.POOLER_SCALES: {list(head.POOLER_SCALES)}, but the backbone has the "
             f"strides {strides}, which are the scales {[1 / stride for stride in strides]}; give "
@@ -260,6 +260,6 @@ def _stride_of(scale: float, strides: Sequence[int]) -> int:
     return next((stride for stride in strides if abs(scale * stride - 1) < 5e-3), 0)
 
 
-def is_run_of(whole: Sequence[int], part: Sequence[int]) -> bool:
+def _is_run_of(whole: Sequence[int], part: Sequence[int]) -> bool:
     """Whether `part` stands in `whole` without a gap."""
     return any(list(part) == list(whole[i : i + len(part)]) for i in range(len(whole)))
