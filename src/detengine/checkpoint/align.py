@@ -115,6 +115,7 @@ def align(model: nn.Module, loaded: Mapping[str, Tensor]) -> Alignment:
     conversion = convert(loaded, model)
     model_state = model.state_dict()
     found = {ours: loaded[theirs] for ours, theirs in conversion.sources.items()}
+    found |= conversion.rearranged
     found |= conversion.made
     known = {t for ours, t in conversion.sources.items() if ours in model_state}
     known |= conversion.set_aside.keys()
