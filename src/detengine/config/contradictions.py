@@ -89,6 +89,14 @@ def _in_solver(cfg: "Config") -> Iterator[Contradiction]:
         )
     if list(solver.STEPS) != sorted(solver.STEPS):
         yield _contradiction(cfg, "SOLVER.STEPS", expected="ascending iterations")
+    if solver.BEST_METRIC is not None and not (solver.TEST_PERIOD and cfg.DATASETS.TEST):
+        yield _contradiction(
+            cfg,
+            "SOLVER.BEST_METRIC",
+            "SOLVER.TEST_PERIOD",
+            "DATASETS.TEST",
+            expected="a test set that is scored on the way; set both, or BEST_METRIC None",
+        )
 
 
 def _in_family(cfg: "Config") -> Iterator[Contradiction]:

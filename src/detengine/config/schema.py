@@ -201,6 +201,13 @@ class Solver(Section):
     """Iterations between two log lines."""
     CHECKPOINT_PERIOD: Annotated[Size, ITERATIONS] = 2500
     """Iterations between two checkpoints."""
+    KEEP_CHECKPOINTS: Maybe[Annotated[Size, Unit("checkpoints")]] = None
+    """How many of those are kept, the newest; model_final and model_best stay. None: all."""
+    BEST_METRIC: Maybe[str] = None
+    """task/metric, such as bbox/AP, of the first of DATASETS.TEST: whenever TEST_PERIOD's scores
+    raise it, the run is saved as model_best too. None: no such file."""
+    TIME_LIMIT: Maybe[Annotated[Positive, Unit("minutes")]] = None
+    """After so many minutes the run saves and stops, to be resumed; None: it has no limit."""
     TEST_PERIOD: Annotated[Count, ITERATIONS] = 0
     """Iterations between two evaluations of DATASETS.TEST; 0: only at the end."""
 
