@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from detengine.checkpoint.history import has_checkpoint
 from detengine.distributed.comm import synchronize
 
 
@@ -13,9 +14,9 @@ def prepare_output_folder(path: str | Path, *, resume: bool) -> Path:
     """
     folder = make_output_folder(path)
     synchronize()
-    if not resume and (folder / "last_checkpoint").exists():
+    if not resume and has_checkpoint(folder):
         raise FileExistsError(
-            f"{folder} holds a run already (last_checkpoint). Add --resume to go on with it, or "
+            f"{folder} holds a run already (its checkpoints). Add --resume to go on with it, or "
             "name another folder by --output-dir (OUTPUT_DIR)."
         )
     return folder

@@ -2,35 +2,40 @@
 
 import functools
 import logging
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from detengine.checkpoint.catalog import find_weights
 from detengine.checkpoint.checkpointer import DetectronCheckpointer
+from detengine.checkpoint.files import write_text
 from detengine.checkpoint.readers import read_file
 from detengine.config.load import load_config, replace, to_yaml
 from detengine.config.schema import Config
 from detengine.data.build import build_datasets, make_data_loader, number_of_classes
+from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import is_distributed, is_main_process
 from detengine.distributed.launch import resolve_device, start_distributed
 from detengine.engine.build import build_test_time_augmentation
+from detengine.engine.determinism import deterministic
 from detengine.engine.predictor import Predictor
-from detengine.engine.stopping import stop_on_signals
+from detengine.engine.stopping import StopRequestedError, stop_on_request
 from detengine.engine.trainer import do_train
 from detengine.modeling.build import build_detection_model
 from detengine.monitor.logs import logging_to
 from detengine.monitor.progress import track
-from detengine.monitor.sinks import JsonlSink
+from detengine.monitor.sinks import JsonlSink, Sink
 from detengine.output_folder import make_output_folder, prepare_output_folder
 from detengine.scoring import (
     Results,
+    best_metric_of,
     can_be_scored,
     check_expectations,
     flat,
@@ -40,6 +45,7 @@ from detengine.scoring import (
 from detengine.solver.build import make_lr_scheduler, make_optimizer
 from detengine.solver.ema import ModelEMA
 from detengine.solver.precision import Precision
+from detengine.start import METRICS, start_or_resume
 
 logger = logging.getLogger("detengine.run")
 
@@ -70,13 +76,83 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
         raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
     device = start_distributed(cfg.MODEL.DEVICE)
     folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
-    with logging_to(folder):
-        return _train(cfg, folder, device, resume=resume, skip_test=skip_test)
+    with (
+        logging_to(folder),
+        stop_on_request(cfg.SOLVER.TIME_LIMIT) as should_stop,
+        deterministic(device, enabled=cfg.DETERMINISTIC),
+    ):
+        parts = _build_parts(cfg, folder, device, skip_test=skip_test)
+        return _train(parts, device, should_stop, resume=resume)
 
 
 def _train(
-    cfg: Config, folder: Path, device: torch.device, *, resume: bool, skip_test: bool
+    parts: "_Parts", device: torch.device, should_stop: Callable[[], bool], *, resume: bool
 ) -> RunResult:
+    cfg, folder, model = parts.cfg, parts.folder, parts.model
+    arguments = start_or_resume(cfg, parts.checkpointer, folder, parts.datasets, resume=resume)
+    start_iter = arguments["iteration"]
+    if is_main_process():
+        write_text(folder / "config.yaml", to_yaml(cfg))
+    loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=parts.datasets)
+    scored = build_test_time_augmentation(cfg, model) if parts.test_sets else model
+
+    @functools.cache
+    def scores_after(iteration: int) -> Results:
+        with nullcontext() if parts.ema is None else parts.ema.applied():
+            return score(cfg, scored, parts.test_sets, folder, device, should_stop=should_stop)
+
+    with metrics_sink(folder, start_iter) as sinks:
+        do_train(
+            distribute(model, device),
+            track(loader, "training", cfg.SOLVER.MAX_ITER, start_iter),
+            parts.optimizer,
+            parts.scheduler,
+            parts.checkpointer,
+            device,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            arguments,
+            precision=parts.precision,
+            ema=parts.ema,
+            accumulate=cfg.SOLVER.ACCUMULATE,
+            clip_norm=cfg.SOLVER.CLIP_NORM,
+            seed=cfg.SEED,
+            log_period=cfg.SOLVER.LOG_PERIOD,
+            sinks=sinks,
+            evaluate=(lambda: flat(scores_after(arguments["iteration"])))
+            if parts.test_sets
+            else None,
+            eval_period=cfg.SOLVER.TEST_PERIOD,
+            best_metric=best_metric_of(cfg),
+            should_stop=should_stop,
+            on_nonfinite=cfg.SOLVER.ON_NONFINITE,
+        )
+    finished, results = arguments["iteration"] == cfg.SOLVER.MAX_ITER, {}
+    if finished and parts.test_sets:
+        try:
+            results = scores_after(cfg.SOLVER.MAX_ITER)
+        except StopRequestedError:
+            finished = False
+    check_expectations(cfg, results)
+    return RunResult(model, results, folder, finished)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a training is put together from. cfg: with the number of classes."""
+
+    cfg: Config
+    folder: Path
+    datasets: Sequence[DetectionDataset]
+    test_sets: Sequence[DetectionDataset]
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    precision: Precision
+    ema: ModelEMA | None
+    checkpointer: DetectronCheckpointer
+
+
+def _build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: bool) -> _Parts:
     datasets = build_datasets(cfg, cfg.DATASETS.TRAIN)
     class_names = datasets[0].class_names
     is_scored = not skip_test and can_be_scored(cfg)
@@ -84,51 +160,16 @@ def _train(
     cfg = with_num_classes(cfg, class_names)
     torch.manual_seed(cfg.SEED)
     model = build_detection_model(cfg).to(device)
-    scored = build_test_time_augmentation(cfg, model) if test_sets else model
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
     precision, ema = Precision(cfg.DTYPE), make_ema(cfg, model)
     checkpointer = DetectronCheckpointer(
         cfg, model, optimizer, scheduler, folder,
-        precision=precision, ema=ema, class_names=class_names,
+        precision=precision, ema=ema, class_names=class_names, background=True,
     )  # fmt: skip
-    arguments = start_or_resume(cfg, checkpointer, resume=resume)
-    start_iter = arguments["iteration"]
-    if is_main_process():
-        (folder / "config.yaml").write_text(to_yaml(cfg), encoding="utf-8")
-    loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=datasets)
-
-    @functools.cache
-    def scores_after(iteration: int) -> Results:
-        with nullcontext() if ema is None else ema.applied():
-            return score(cfg, scored, test_sets, folder, device)
-
-    with stop_on_signals() as should_stop, closing(JsonlSink(folder / "metrics.jsonl")) as sink:
-        do_train(
-            distribute(model, device),
-            track(loader, "training", cfg.SOLVER.MAX_ITER, start_iter),
-            optimizer,
-            scheduler,
-            checkpointer,
-            device,
-            cfg.SOLVER.CHECKPOINT_PERIOD,
-            arguments,
-            precision=precision,
-            ema=ema,
-            accumulate=cfg.SOLVER.ACCUMULATE,
-            clip_norm=cfg.SOLVER.CLIP_NORM,
-            seed=cfg.SEED,
-            log_period=cfg.SOLVER.LOG_PERIOD,
-            sinks=[sink] if is_main_process() else [],
-            evaluate=(lambda: flat(scores_after(arguments["iteration"]))) if test_sets else None,
-            eval_period=cfg.SOLVER.TEST_PERIOD,
-            should_stop=None if is_distributed() else should_stop,
-            on_nonfinite=cfg.SOLVER.ON_NONFINITE,
-        )
-        finished = arguments["iteration"] == cfg.SOLVER.MAX_ITER
-        results = scores_after(cfg.SOLVER.MAX_ITER) if finished and test_sets else {}
-    check_expectations(cfg, results)
-    return RunResult(model, results, folder, finished)
+    return _Parts(
+        cfg, folder, datasets, test_sets, model, optimizer, scheduler, precision, ema, checkpointer
+    )
 
 
 def evaluate(cfg: Config, weights: str | Path) -> Results:
@@ -195,20 +236,14 @@ def make_ema(cfg: Config, model: nn.Module) -> ModelEMA | None:
     return ModelEMA(model, cfg.SOLVER.EMA_DECAY, cfg.SOLVER.EMA_WARMUP_ITERS)
 
 
-def start_or_resume(
-    cfg: Config, checkpointer: DetectronCheckpointer, *, resume: bool
-) -> dict[str, Any]:
-    """Load what is asked for: the folder's own run, or MODEL.WEIGHT as a beginning.
-
-    Returns do_train's arguments.
-    """
-    if resume and checkpointer.has_checkpoint():
-        return checkpointer.resume()
-    if resume:
-        logger.warning("there is no run in %s to resume; a new one starts", checkpointer.save_dir)
-    if cfg.MODEL.WEIGHT:
-        checkpointer.load(cfg.MODEL.WEIGHT, strict=False)
-    return {"iteration": 0, "seed": cfg.SEED}
+@contextmanager
+def metrics_sink(folder: Path, finished_iterations: int) -> Iterator[list[Sink]]:
+    """The sinks of this rank: on the main process the run's `metrics.jsonl`, elsewhere none."""
+    if not is_main_process():
+        yield []
+        return
+    with closing(JsonlSink(folder / METRICS, finished_iterations)) as sink:
+        yield [sink]
 
 
 def distribute(model: nn.Module, device: torch.device) -> nn.Module:

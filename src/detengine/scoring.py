@@ -1,7 +1,7 @@
 """Scoring a model on test sets: predictions, results and pictures in the run's folder."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import orjson
@@ -36,10 +36,12 @@ def score(
     test_sets: Sequence[DetectionDataset],
     folder: Path,
     device: torch.device,
+    *,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Results:
     """Score the model on every test set, and write results, predictions and pictures; all ranks.
 
-    model: as `build_test_time_augmentation` gives it.
+    model: as `build_test_time_augmentation` gives it. Raises StopRequestedError, as `inference`.
     """
     loaders = make_data_loader(cfg, False, is_distributed(), datasets=test_sets)
     results = {}
@@ -53,6 +55,7 @@ def score(
             device=device,
             output_folder=predictions,
             inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
+            should_stop=should_stop,
         )
         if is_main_process() and cfg.TEST.PICTURES:
             pictures = make_output_folder(folder / "pictures" / dataset.name)
@@ -69,7 +72,8 @@ def score(
 def can_be_scored(cfg: Config) -> bool:
     """Whether the model's predictions can be scored; what cannot is said, once, at the start.
 
-    Raises ValueError for expected results of what is not measured: before the training, not after.
+    Raises ValueError for expected results, or a best metric, of what is not measured: before the
+    training, not after.
     """
     test_sets = ", ".join(cfg.DATASETS.TEST)
     if gives_proposals(cfg) and test_sets:
@@ -87,20 +91,30 @@ def can_be_scored(cfg: Config) -> bool:
             PERSON_KEYPOINTS,
         )
     if not gives_proposals(cfg):
-        _raise_if_expected_is_not_measured(cfg)
+        for task, metric, _ in cfg.TEST.EXPECTED_RESULTS:
+            _raise_if_not_measured(cfg, "TEST.EXPECTED_RESULTS", task, metric)
+        if cfg.SOLVER.BEST_METRIC is not None:
+            task, _, metric = cfg.SOLVER.BEST_METRIC.partition("/")
+            _raise_if_not_measured(cfg, "SOLVER.BEST_METRIC", task, metric)
     return not gives_proposals(cfg)
 
 
-def _raise_if_expected_is_not_measured(cfg: Config) -> None:
+def _raise_if_not_measured(cfg: Config, key: str, task: str, metric: str) -> None:
     measured = {iou_type: METRICS[iou_type] for iou_type in iou_types_of(cfg)}
-    for task, metric, _ in cfg.TEST.EXPECTED_RESULTS:
-        if metric not in measured.get(task, {}):
-            known = measured.get(task, measured)
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS expects {metric!r} of {task!r}, but this model is scored "
-                f"by the {'metrics' if task in measured else 'tasks'} {', '.join(known)}; "
-                "correct it, or switch on what it is about (MODEL.MASK_ON, MODEL.KEYPOINT_ON)"
-            )
+    if metric not in measured.get(task, {}):
+        known = measured.get(task, measured)
+        raise ValueError(
+            f"{key} expects {metric!r} of {task!r}, but this model is scored "
+            f"by the {'metrics' if task in measured else 'tasks'} {', '.join(known)}; "
+            "correct it, or switch on what it is about (MODEL.MASK_ON, MODEL.KEYPOINT_ON)"
+        )
+
+
+def best_metric_of(cfg: Config) -> str | None:
+    """The full name of SOLVER.BEST_METRIC, which is of the first of DATASETS.TEST."""
+    if cfg.SOLVER.BEST_METRIC is None or not cfg.DATASETS.TEST:
+        return None
+    return f"val/{cfg.DATASETS.TEST[0]}/{cfg.SOLVER.BEST_METRIC}"
 
 
 def gives_proposals(cfg: Config) -> bool:

@@ -12,8 +12,10 @@ from torch import nn
 
 from detengine.checkpoint.checkpointer import Checkpointer, DetectronCheckpointer
 from detengine.checkpoint.files import load_file, save_file
-from detengine.config.load import load_config
+from detengine.config.errors import ConfigError
+from detengine.config.load import load_config, to_yaml
 
+CONFIG = to_yaml(load_config(None, ["CONVENTIONS", "modern"]))
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, fused=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
@@ -76,11 +78,10 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_save_resume_save_gives_identical_bytes(tmp_path: Path, optimizer: str) -> None:
-    first = make_run(tmp_path, optimizer, config="SEED: 3\n")
+    first = make_run(tmp_path, optimizer, config=CONFIG)
     train(first, range(2))
     first.save("first", iteration=2, seed=3, meters={"loss": [0.5]})
-    second = make_run(tmp_path, optimizer, seed=1, config="SEED: 3\n")
-    second.save_dir = tmp_path
+    second = make_run(tmp_path, optimizer, seed=1, config=CONFIG)
     second.save("second", **second.resume())
     assert (tmp_path / "first.pth").read_bytes() == (tmp_path / "second.pth").read_bytes()
 
@@ -153,13 +154,39 @@ def test_resuming_where_no_run_is_is_an_error_with_the_cure(tmp_path: Path) -> N
         make_run("").resume()
 
 
-def test_a_last_checkpoint_that_is_gone_is_an_error_that_lists_the_others(tmp_path: Path) -> None:
+def test_a_file_that_does_not_say_its_iteration_is_not_resumed(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    run.save("model_0000001", iteration=1)
-    run.save("model_0000002", iteration=2)
-    (tmp_path / "model_0000002.pth").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*: model_0000001\.pth"):
+    run.save("x")
+    with pytest.raises(ValueError, match=r"x\.pth does not say .*'iteration' is None.*iteration="):
         run.resume()
+
+
+def test_a_foreign_file_is_not_resumed(tmp_path: Path) -> None:
+    torch.save({"model": make_model().state_dict()}, tmp_path / "model_final.pth")
+    with pytest.raises(ValueError, match=r"model_final\.pth was not written by detengine.*WEIGHT"):
+        make_run(tmp_path).resume()
+
+
+def configured(folder: Path, *changes: str) -> DetectronCheckpointer:
+    cfg = load_config(None, ["CONVENTIONS", "modern", *changes])
+    return DetectronCheckpointer(cfg, make_model(), None, None, folder)
+
+
+def test_a_run_does_not_go_on_under_another_configuration(tmp_path: Path) -> None:
+    configured(tmp_path).save("x", iteration=1)
+    run = configured(tmp_path, "SOLVER.BASE_LR", "0.123")
+    before = weights(run.model)
+    with pytest.raises(ConfigError, match=r"x\.pth was started with another(.|\n)*BASE_LR: was"):
+        run.resume()
+    assert torch.equal(weights(run.model), before)
+
+
+def test_what_may_change_is_told_when_a_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    configured(tmp_path).save("x", iteration=1)
+    assert configured(tmp_path, "SOLVER.LOG_PERIOD", "7").resume()["iteration"] == 1
+    assert "SOLVER.LOG_PERIOD was 20, and is 7 from here on" in caplog.text
 
 
 def test_resuming_without_a_state_that_is_needed_is_an_error(tmp_path: Path) -> None:

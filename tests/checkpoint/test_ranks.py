@@ -23,5 +23,5 @@ def test_rank_0_alone_writes_and_the_wrapper_is_not_in_the_names(folder: Path) -
 def test_if_rank_0_cannot_write_all_ranks_raise(folder: Path) -> None:
     texts = [(folder / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert texts[0].startswith("FileNotFoundError: ")
-    assert texts[1].startswith("RuntimeError: rank 0 could not save lost: ")
+    assert texts[1].startswith("RuntimeError: rank 0 could not save: cannot write lost.pth: ")
     assert all("there is no folder" in text for text in texts)

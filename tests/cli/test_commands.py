@@ -151,7 +151,7 @@ def test_a_stopped_run_ends_with_75_and_the_command_that_goes_on(
     with interrupted_at("iter: 2 "):
         finished = detengine("train", "-c", tiny_config, "--output-dir", tmp_path)
     assert finished.code == 75
-    assert "SIGINT: stopping after this iteration" in finished.out
+    assert "SIGINT: stopping after this step, to be resumed" in finished.out
     assert not (tmp_path / "model_final.pth").exists()
     program, *arguments = shlex.split(finished.err.strip().rpartition("To go on: ")[2])
     assert program == "detengine"

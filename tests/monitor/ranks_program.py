@@ -21,7 +21,7 @@ dist.init_process_group("gloo")
 rank = get_rank()
 meters = MetricLogger(delimiter="  ")
 lines = []
-meters.reduce_across_ranks()  # of nothing
+riders = meters.reduce_across_ranks(f"of rank {rank}")  # no meters yet
 for step in range(25):  # more than a window; some are read before they are agreed on
     meters.update(loss=torch.tensor(float(step + 2 * rank)), time=step * (1.0 + rank))
     _ = meters.loss.median
@@ -45,6 +45,7 @@ result = {
     "console": console.getvalue(),
     "log_file": (Path(sys.argv[1]) / "log.txt").read_text(),
     "lines": lines,
+    "riders": riders,
     "window": meters.state_dict()["loss"]["window"],
     "counts": {name: meter.count for name, meter in meters.meters.items()},
     "state": meters.state_dict(),

@@ -183,13 +183,17 @@ def test_resumed_meters_go_on_as_if_they_had_never_stopped() -> None:
 def test_one_process_has_nothing_to_reduce() -> None:
     meters = MetricLogger()
     meters.update(loss=3.0)
-    meters.reduce_across_ranks()
+    assert meters.reduce_across_ranks("rider") == ["rider"]
     assert (meters.loss.count, meters.loss.total) == (1, 3.0)
 
 
 def test_reduced_meters_are_equal_on_all_ranks(two_ranks) -> None:
     assert two_ranks[0]["lines"] == two_ranks[1]["lines"]
     assert two_ranks[0]["state"] == two_ranks[1]["state"]
+
+
+def test_what_rides_along_reaches_all_ranks(two_ranks) -> None:
+    assert [seen["riders"] for seen in two_ranks] == 2 * [["of rank 0", "of rank 1"]]
 
 
 def test_two_ranks_are_one_that_saw_their_means(two_ranks) -> None:

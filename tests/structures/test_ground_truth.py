@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import torch
 from hypothesis import given
@@ -52,3 +53,18 @@ def test_it_survives_pickling_for_workers_that_are_not_forked() -> None:
     copy = pickle.loads(pickle.dumps(truth))
     assert torch.equal(copy.boxes_xywh, truth.boxes_xywh)
     assert copy.file_name(1) == truth.file_name(1)
+
+
+def test_the_digest_is_the_same_for_the_same_data_and_another_for_any_change() -> None:
+    torch.manual_seed(0)
+    truth = _truth()
+    same = replace(truth, boxes_xywh=truth.boxes_xywh.clone())
+    others = [
+        replace(truth, boxes_xywh=truth.boxes_xywh + 1e-9),
+        replace(truth, file_names=PackedBytes.from_list([b"b.pn", "gü/a.png".encode(), b"c.png"])),
+        replace(truth, categories=Categories(("b",), (3,))),
+        replace(truth, image_ids=truth.image_ids.flip(0)),
+        replace(truth, masks=PackedBytes.from_list([b"", b"x", b""])),
+    ]
+    assert same.digest() == truth.digest()
+    assert len({each.digest() for each in [truth, *others]}) == 6

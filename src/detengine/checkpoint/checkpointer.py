@@ -2,24 +2,29 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
-from detengine.checkpoint.align import compare_classes, load_weights, unwrapped
-from detengine.checkpoint.catalog import find_weights
-from detengine.checkpoint.files import save_file, write_text
+from detengine.checkpoint import entries, history
+from detengine.checkpoint.align import Alignment, compare_classes, load_weights, unwrapped
+from detengine.checkpoint.background import BackgroundWork
+from detengine.checkpoint.catalog import find_source, find_weights
+from detengine.checkpoint.classes import ClassNames
+from detengine.checkpoint.conventions import raise_if_conventions_differ
+from detengine.checkpoint.conversion import Conventions
+from detengine.checkpoint.files import raise_if_not_plain, save_file
 from detengine.checkpoint.readers import read_file
+from detengine.checkpoint.snapshot import snapshot
+from detengine.checkpoint.together import raise_on_all_ranks, read_newest_on_all_ranks
 from detengine.config.load import to_yaml
+from detengine.config.resuming import raise_if_another_run
 from detengine.distributed import comm
 
 if TYPE_CHECKING:
     from detengine.config.schema import Config
-
-FORMAT = 1
-_STATES = ("optimizer", "scheduler", "precision", "ema")
-_OWN_ENTRIES = ("format", "model", *_STATES, "categories", "config")
 
 
 class Stateful(Protocol):
@@ -37,7 +42,9 @@ class Checkpointer:
     for what there is not, and the arguments of `save`. The model's names are those of the user's
     own module, whatever wraps it. save_dir is made if need be; "" saves nothing. save_to_disk:
     whether this rank writes; None is rank 0 only. class_names: of labels 1, 2, ...; config: the
-    run's, as YAML.
+    run's, as YAML. background: whether `save` returns as soon as all tensors are copied to host
+    memory, and a thread writes; the files are the same. keep_last: how many of the numbered
+    checkpoints (`model_0002500`) stay, the newest; None is all.
     """
 
     def __init__(
@@ -53,7 +60,11 @@ class Checkpointer:
         ema: Stateful | None = None,
         class_names: Sequence[str] = (),
         config: str = "",
+        background: bool = False,
+        keep_last: int | None = None,
     ) -> None:
+        if keep_last is not None and keep_last < 1:
+            raise ValueError(f"keep_last is {keep_last}; expected 1 or more, or None to keep all")
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -66,61 +77,67 @@ class Checkpointer:
         self.logger = logger or logging.getLogger("detengine.checkpoint")
         self.class_names = list(class_names)
         self.config = config
+        self.background = background
+        self.keep_last = keep_last
+        self._writing = BackgroundWork()
 
     def save(self, name: str, **arguments: Any) -> None:
         """Write NAME.pth with the arguments (iteration, seed, meters, ...), and make it the last.
 
-        All ranks call it; if one cannot write, all raise. Raises OSError with the folder and the
-        cure, TypeError for an argument that is not plain or has the name of an entry of ours.
+        All ranks call it; if one cannot write, all raise. In the background one file is written at
+        a time, and a failure is raised by the next `save` or `wait`; among several ranks, which
+        `save` lets go on without a word to each other, by `wait` alone.
+        Raises OSError with the folder and the cure, the last checkpoint being the one before;
+        TypeError for an argument that is not plain or has the name of an entry of ours.
         """
-        if self.save_dir is None:
-            return
-        problem: Exception | None = None
-        if self.save_to_disk:
-            try:
-                self._write(self.save_dir, name, arguments)
-            except Exception as error:  # raised below, when all ranks know
-                problem = error
-        problems = comm.all_gather("" if problem is None else str(problem))
-        if problem is not None:
-            raise problem
-        for rank, message in enumerate(problems):
-            if message:
-                raise RuntimeError(f"rank {rank} could not save {name}: {message}")
+        self._save(name, arguments, is_last=True)
+
+    def save_best(self, **arguments: Any) -> None:
+        """Write model_best.pth as `save` does; `resume` takes it where nothing else is left."""
+        self._save(history.BEST, arguments, is_last=False)
+
+    def problem(self) -> Exception | None:
+        """What the writing in the background failed with on this rank, if it did.
+
+        It does not wait, and does not talk to other ranks.
+        """
+        return self._writing.problem
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk; all ranks call it, and raise if one has failed."""
+        self._writing.join()
+        raise_on_all_ranks(self._writing.take_problem(), "could not save")
 
     def has_checkpoint(self) -> bool:
         """Whether save_dir holds a run that can be resumed."""
-        return self.save_dir is not None and (self.save_dir / "last_checkpoint").is_file()
+        self._writing.join()
+        return self.save_dir is not None and history.has_checkpoint(self.save_dir)
 
     def get_checkpoint_file(self) -> Path:
         """The newest checkpoint of save_dir. Raises FileNotFoundError if there is none."""
-        if self.save_dir is None or not self.has_checkpoint():
-            raise FileNotFoundError(
-                f"there is no run to resume in {self.save_dir or 'no folder at all'}: it holds no "
-                "last_checkpoint. Start it without --resume, or set its OUTPUT_DIR."
-            )
-        return self.save_dir / (self.save_dir / "last_checkpoint").read_text().strip()
+        self._writing.join()
+        newest = None if self.save_dir is None else next(history.candidates(self.save_dir), None)
+        if newest is None:
+            raise history.no_run(self.save_dir)
+        return newest
 
     def tag_last_checkpoint(self, name: str) -> None:
         """Make a file of save_dir the one that `resume` takes. name: relative, with its .pth."""
         if self.save_dir is not None:
-            write_text(self.save_dir / "last_checkpoint", f"{Path(name).name}\n")
+            history.write_last(self.save_dir, Path(name).name)
 
     def resume(self) -> dict[str, Any]:
         """Take everything from the last checkpoint: model, optimizer, schedule, precision, EMA.
 
-        Returns the arguments that were saved with it. All ranks call it. Raises ValueError where
-        the file does not fit what is here, or lacks the state of something that is here.
+        A damaged one is named in a warning, and the one before it is taken. Returns the arguments
+        that were saved with it. All ranks call it, and take the same file. Raises ValueError where
+        the file does not fit what is here, or lacks the state of something that is here, or no
+        file is whole; ConfigError where the run was started with another configuration.
         """
-        path = self.get_checkpoint_file()
-        data = self._read(path)
-        if "format" not in data:
-            raise ValueError(
-                f"{path} was not written by detengine, so a run cannot go on from it. To start a "
-                "new run from its weights, name it as MODEL.WEIGHT and set another OUTPUT_DIR."
-            )
+        self._writing.join()
+        path, data = read_newest_on_all_ranks(self.save_dir)
         self.logger.info("resuming from %s", path)
-        self._raise_if_states_missing(path, data)
+        self._raise_if_not_this_run(path, data)
         self._load_model(path, data, data["model"], strict=True)
         for part, owner in self._stateful().items():
             try:
@@ -130,7 +147,7 @@ class Checkpointer:
                     f"the {part} in {path} does not fit this run's: {error}. Resume with the "
                     "configuration that the run was started with (config.yaml beside it)."
                 ) from error
-        return {name: value for name, value in data.items() if name not in _OWN_ENTRIES}
+        return {name: value for name, value in data.items() if name not in entries.OWN_ENTRIES}
 
     def load(
         self, path: str | Path, *, use_ema: bool = True, strict: bool = True
@@ -140,77 +157,121 @@ class Checkpointer:
         path: of the file, or what `find_weights` takes beside it, an address or a catalog's name.
         use_ema: take the averaged weights where the file has them. strict: every tensor and every
         class must be the same on both sides, as evaluation needs it; otherwise what fits is taken,
-        and what does not is said and stays as it was initialised, as training from other weights
-        needs it (a head for other classes, an ImageNet trunk without heads).
-        Returns the file's other entries, without the states. Raises as `find_weights`, `read_file`
-        and `load_weights` do. All ranks call it.
+        of heads for other classes the rows of those that both have, and what does not is said and
+        stays as it was initialised, as training from other weights needs it.
+        Returns the file's other entries, without the states. Raises as `find_weights`, `read_file`,
+        `load_weights` and `raise_if_conventions_differ` do. All ranks call it.
         """
+        source = find_source(str(path))
         file = find_weights(str(path))
-        data = self._read(file)
+        self._writing.join()
+        if self.background:
+            comm.synchronize()  # the file may be one that rank 0 was writing
+        data = entries.with_all_entries(file, read_file(file))
         averaged = data["ema"] if use_ema else None
         weights = averaged["weights"] if averaged else data["model"]
         which = "averaged weights (EMA)" if averaged else "weights"
         self.logger.info("loading the %s of %s", which, path)
-        self._load_model(file, data, weights, strict=strict)
-        return {name: data[name] for name in data if name not in ("model", *_STATES)}
+        if source is not None and not data["categories"]:
+            data["categories"] = list(source.class_names)
+        known = source.conventions if source else None
+        self._load_model(file, data, weights, strict=strict, known=known)
+        return {name: data[name] for name in data if name not in ("model", *entries.STATES)}
 
-    def _write(self, folder: Path, name: str, arguments: dict[str, Any]) -> None:
-        doubled = sorted(arguments.keys() & set(_OWN_ENTRIES))
-        if doubled:
-            raise TypeError(f"{', '.join(doubled)} cannot be arguments: they are entries of ours")
+    def _save(self, name: str, arguments: dict[str, Any], *, is_last: bool) -> None:
+        if self.save_dir is None:
+            return
+        self._writing.join()
+        if self.save_to_disk and self.problem() is None:
+            path = self.save_dir / f"{name}.pth"
+            self._writing.attempt(partial(self._write_or_start, path, arguments, is_last))
+        if not self.background or (self.problem() is not None and not comm.is_distributed()):
+            self.wait()
+
+    def _write_or_start(self, path: Path, arguments: dict[str, Any], is_last: bool) -> None:
+        data = self._entries(arguments)
+        raise_if_not_plain(data)
+        write = partial(self._write, path, snapshot(data, clone=self.background), is_last)
+        if self.background:
+            self._writing.start(write)
+        else:
+            write()
+
+    def _entries(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        entries.raise_if_argument_is_entry(arguments)
         states = {part: owner.state_dict() for part, owner in self._stateful().items()}
-        data = {
-            "format": FORMAT,
+        return {
+            "format": entries.FORMAT,
             "model": dict(unwrapped(self.model).state_dict()),
-            **dict.fromkeys(_STATES),
+            **dict.fromkeys(entries.STATES),
             **states,
             **arguments,
             "world_size": comm.get_world_size(),  # not that of the run that was resumed
             "categories": self.class_names,
             "config": self.config,
         }
-        path = folder / f"{name}.pth"
+
+    def _write(self, path: Path, data: dict[str, Any], is_last: bool) -> None:
+        history.remove_leftovers(path.parent)
         save_file(path, data)
-        self.tag_last_checkpoint(path.name)
+        if is_last:
+            history.write_last(path.parent, path.name)
+            if self.keep_last is not None:
+                history.remove_older(path.parent, self.keep_last, saved=path)
         self.logger.info("saved %s", path)
 
     def _stateful(self) -> dict[str, Stateful]:
         """Those of optimizer, scheduler, precision and ema that this run has."""
-        owners = {part: getattr(self, part) for part in _STATES}
+        owners = {part: getattr(self, part) for part in entries.STATES}
         return {part: owner for part, owner in owners.items() if owner is not None}
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        """All entries of a file; those that a foreign one lacks are None, or no classes."""
-        data = {**dict.fromkeys(_STATES), "categories": [], **read_file(path)}
-        if "format" in data and data["format"] != FORMAT:
-            raise ValueError(
-                f"{path} has the checkpoint format {data['format']}; this detengine reads format "
-                f"{FORMAT}. It was written by another version: use that one, or update."
-            )
-        return data
-
-    def _raise_if_states_missing(self, path: Path, data: dict[str, Any]) -> None:
+    def _raise_if_not_this_run(self, path: Path, data: dict[str, Any]) -> None:
+        entries.raise_if_no_run(path, data)
+        if data["config"] and self.config:
+            for line in raise_if_another_run(data["config"], self.config, str(path)):
+                self.logger.warning("%s", line)
         here = self._stateful().keys()
-        there = {part for part in _STATES if data[part] is not None}
-        if here - there:
-            raise ValueError(
-                f"{path} holds no {', no '.join(sorted(here - there))}, so this run cannot go on "
-                "from it. To start a new run from its weights, name it as MODEL.WEIGHT and set "
-                "another OUTPUT_DIR."
-            )
-        if there - here:
-            self.logger.warning("not taken over: %s, which this run has not", sorted(there - here))
+        entries.raise_if_states_missing(path, data, here)
+        if surplus := sorted(entries.states_in(data) - here):
+            self.logger.warning("not taken over: %s, which this run has not", surplus)
 
-    def _load_model(self, path: Path, data: dict[str, Any], weights: Any, *, strict: bool) -> None:
+    def _load_model(
+        self,
+        path: Path,
+        data: dict[str, Any],
+        weights: Any,
+        *,
+        strict: bool,
+        known: Conventions | None = None,
+    ) -> None:
+        """known: what the file's address tells of the weights."""
         classes = compare_classes(self.class_names, data["categories"])
         if classes and strict:
             raise ValueError(
                 f"{path} was trained for other classes, so its labels mean something else."
                 f"\n{classes}\nGive the file's classes, in its order, under DATASETS.CLASSES."
             )
-        alignment = load_weights(self.model, weights, source=str(path), strict=strict)
+
+        def check_conventions(alignment: Alignment) -> None:
+            raise_if_conventions_differ(
+                str(path),
+                [alignment.conversion.conventions, known],
+                file_config=data.get("config") or "",
+                config=self.config,
+                has_bottlenecks=alignment.fills_bottlenecks,
+            )
+
+        alignment = load_weights(
+            self.model,
+            weights,
+            source=str(path),
+            strict=strict,
+            class_names=ClassNames(self.class_names, data["categories"]) if classes else None,
+            check=check_conventions,
+        )
         if classes or not alignment.fills_whole_parts:
-            self.logger.warning("%s", "\n".join(filter(None, [alignment.report(), classes])))
+            table = "" if alignment.class_rows.merged else classes
+            self.logger.warning("%s", "\n".join(filter(None, [alignment.report(), table])))
         elif alignment.missing or alignment.conversion.format:
             self.logger.info("%s", alignment.summary())
 
@@ -231,6 +292,7 @@ class DetectronCheckpointer(Checkpointer):
         precision: Stateful | None = None,
         ema: Stateful | None = None,
         class_names: Sequence[str] = (),
+        background: bool = False,
     ) -> None:
         super().__init__(
             model,
@@ -243,4 +305,6 @@ class DetectronCheckpointer(Checkpointer):
             ema=ema,
             class_names=class_names,
             config=to_yaml(cfg),
+            background=background,
+            keep_last=cfg.SOLVER.KEEP_CHECKPOINTS,
         )

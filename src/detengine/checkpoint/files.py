@@ -40,30 +40,49 @@ def save_file(path: Path, data: Mapping[str, Any]) -> None:
             _write_digests(checksums, path.name, [digest])
             _replace(aside, path)
     except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-        with suppress(OSError):
-            aside.unlink()
+        leftovers = [aside] if path.exists() else [aside, checksums]
+        for leftover in leftovers:
+            with suppress(OSError):
+                leftover.unlink()
         raise _cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file that is never half there, not even after a power cut."""
+    """Write a small text file that is never half there, not even after a power cut.
+
+    Raises OSError, naming the folder, if it cannot be written.
+    """
+    try:
+        _write_text(path, text)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _write_text(path: Path, text: str) -> None:
     aside = path.with_name(path.name + ".tmp")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    _replace(aside, path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        _replace(aside, path)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink()
+        raise
 
 
-def load_file(path: Path) -> dict[str, Any]:
+def load_file(path: Path, *, verify: bool = True) -> dict[str, Any]:
     """The entries of a checkpoint, on the CPU; `model` is always among them.
 
     A bare state dict, as torchvision publishes them, comes back as `{"model": state dict}`. The
-    checksum is verified where its file is there. Raises FileNotFoundError, IsADirectoryError, or
-    ValueError for a file that is damaged, would run code, or is no checkpoint.
+    checksum is verified where its file is there; verify: False where another process has done it.
+    Raises FileNotFoundError, IsADirectoryError, or ValueError for a file that is damaged, would run
+    code, or is no checkpoint.
     """
     raise_if_no_file(path)
-    raise_if_checksum_differs(path)
+    if verify:
+        raise_if_checksum_differs(path)
     raise_if_web_page(path)
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
@@ -131,16 +150,24 @@ def _sha256(path: Path) -> str:
 
 
 def _read_digests(checksums: Path) -> list[str]:
-    """The digests in a file as sha256sum writes it; none if there is no such file."""
+    """The digests in a file as sha256sum writes it; none if there is no such file.
+
+    Raises ValueError if the file holds none.
+    """
     if not checksums.is_file():
         return []
-    return [
-        line.split(maxsplit=1)[0] for line in checksums.read_text().splitlines() if line.strip()
-    ]
+    lines = checksums.read_text(encoding="utf-8", errors="replace").splitlines()
+    digests = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
+    if not digests:
+        raise ValueError(
+            f"{checksums} is empty, so nobody can tell whether {checksums.stem} is whole. Copy "
+            f"both again; where you trust {checksums.stem}, delete {checksums.name}."
+        )
+    return digests
 
 
 def _write_digests(checksums: Path, name: str, digests: list[str]) -> None:
-    write_text(checksums, "".join(f"{digest}  {name}\n" for digest in digests))
+    _write_text(checksums, "".join(f"{digest}  {name}\n" for digest in digests))
 
 
 def _replace(aside: Path, path: Path) -> None:
@@ -164,7 +191,7 @@ def _cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
         free = shutil.disk_usage(folder).free / 2**20
         cure = f"{free:,.0f} MiB are free in {folder}; make room there or set another OUTPUT_DIR"
     number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, error)
-    message = f"cannot write the checkpoint {path.name}: {reason}; {cure}"
+    message = f"cannot write {path.name}: {reason}; {cure}"
     return OSError(message) if number is None else OSError(number, message)
 
 

@@ -7,6 +7,7 @@ import torch
 import typer
 
 from detengine.cli.main import EXIT_STOPPED
+from detengine.cli.prove_resume import prove_resume
 from detengine.config.load import load_config
 from detengine.distributed.launch import resolve_device
 from detengine.run import train
@@ -26,15 +27,18 @@ DATASETS:
 """
 
 
-def run_demo(output_folder: Path | None) -> None:
+def run_demo(output_folder: Path | None, *, prove: bool = False) -> None:
     """Train a small Mask R-CNN from scratch, score it, draw it, and say what comes next.
 
-    output_folder: None for the first free of detengine-demo, detengine-demo-2, ...
+    output_folder: None for the first free of detengine-demo, detengine-demo-2, ... prove: instead
+    of all that show that a killed training, resumed, ends with an unbroken one's weights.
     """
     folder = output_folder or free_folder("detengine-demo")
-    cfg = load_config(
-        DATA / "demo.yaml", ["DATASETS.ROOT", str(DATA), "OUTPUT_DIR", str(folder)]
-    )  # fmt: skip
+    settings = ["DATASETS.ROOT", str(DATA)]
+    if prove:
+        prove_resume(DATA / "demo.yaml", settings, folder)
+        return
+    cfg = load_config(DATA / "demo.yaml", [*settings, "OUTPUT_DIR", str(folder)])
     typer.echo(
         "Mask R-CNN, from scratch, on 45 microscope pictures of cell nuclei (CC0).\n"
         f"Device: {describe_device(cfg.MODEL.DEVICE)}. "

@@ -254,6 +254,9 @@ class Config(Section):
     """The seed of the data's order, of the transforms and of the model's draws."""
     DTYPE: Literal["float32", "bfloat16", "float16"] = "float32"
     """The precision of the forward pass; parameters are float32."""
+    DETERMINISTIC: Switch = False
+    """On CUDA: only algorithms that give the same bits each time, which are slower. On a CPU they
+    do so anyway, with the same number of threads."""
     MODEL: Model = Model()
     INPUT: Input = Input()
     DATASETS: Datasets = Datasets()

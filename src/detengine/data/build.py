@@ -19,6 +19,7 @@ from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingDat
 from detengine.data.order import BatchOrder, RankBatchSampler
 from detengine.data.transforms import RandomCrop, make_resize
 from detengine.data.voc import IMAGE_FOLDER, load_voc
+from detengine.data.workers import leave_signals_to_the_main_process
 from detengine.distributed.comm import get_rank, get_world_size
 from detengine.structures.categories import merge_class_names, raise_if_classes_unknown
 from detengine.structures.ground_truth import GroundTruth
@@ -276,6 +277,7 @@ def _loader(cfg: Config, data: Any, batch_sampler: Any, *, keep_workers: bool) -
         collate_fn=collate,
         pin_memory=cfg.MODEL.DEVICE not in ("cpu", "mps") and torch.cuda.is_available(),
         persistent_workers=keep_workers and workers > 0,
+        worker_init_fn=leave_signals_to_the_main_process,
         # its own: without one, each iter() draws from torch's global generator
         generator=torch.Generator(),
     )

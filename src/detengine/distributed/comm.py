@@ -1,7 +1,7 @@
 """Talk between the ranks of a run. Without a process group there is one rank, and nothing is sent.
 
-Every function that sends is a collective: all ranks call it, in the same order. The backend is
-whatever `launch.start_distributed` chose; objects travel on its own device.
+Every function that sends is a collective: all ranks call it, in the same order. Objects travel over
+gloo, from host to host, also where tensors on GPUs travel over nccl.
 """
 
 from collections.abc import Mapping

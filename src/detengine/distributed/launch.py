@@ -37,7 +37,8 @@ def start_distributed(device_setting: str) -> torch.device:
     """This process's device; under torchrun (WORLD_SIZE above 1) joins the process group first.
 
     All ranks call it once, before anything touches the device; a second call changes nothing. Each
-    rank of a machine takes the GPU of its LOCAL_RANK and talks over nccl; on CPUs it is gloo.
+    rank of a machine takes the GPU of its LOCAL_RANK; GPUs share tensors over nccl, all else goes
+    over gloo, from host to host, so that ranks can talk without waiting for a device.
     Raises ValueError as `resolve_device` does, and where the ranks cannot have a device each or
     torchrun's other variables are missing.
     """
@@ -50,7 +51,8 @@ def start_distributed(device_setting: str) -> torch.device:
     if on_gpu:
         torch.cuda.set_device(device)
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"  # what ranks say, and what they share
+        dist.init_process_group(backend, device_id=device if on_gpu else None)
     return device
 
 

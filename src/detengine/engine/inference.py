@@ -1,7 +1,7 @@
 """The loop that runs a detector over a data set, and scores it."""
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from detengine.distributed.comm import (
     synchronize,
 )
 from detengine.engine.model_mode import model_mode
+from detengine.engine.stopping import StopAgreement, StopRequestedError
 from detengine.evaluation.coco import CocoEvaluator
 from detengine.evaluation.expected import ExpectedResult, check_expected_results
 from detengine.evaluation.predictions_file import PredictionWriter
@@ -44,6 +45,7 @@ class EvaluationLoader(Protocol):
 
     @property
     def dataset(self) -> Any: ...
+    def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[tuple[Any, Any, Any]]: ...
 
 
@@ -59,6 +61,7 @@ def inference(
     output_folder: str | Path | None = None,
     *,
     inclusive_boxes: bool = False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> EvaluationResult:
     """Run the model over a data set, score it, and give the result; called by all ranks.
 
@@ -66,8 +69,9 @@ def inference(
     the predictions are stored, one file for each rank; None keeps nothing.
     inclusive_boxes: the model's boxes name their last pixel; they are scored and stored as
     continuous ones, which end behind it.
-    Raises ExpectedResultsError if an expected result is missed, and ValueError if an image of the
-    data set was not predicted, or twice.
+    should_stop: asked after each batch; True on any rank gives the work up on all of them.
+    Raises ExpectedResultsError if an expected result is missed, ValueError if an image of the
+    data set was not predicted, or twice, and StopRequestedError.
     """
     if box_only:
         raise ValueError(
@@ -82,7 +86,11 @@ def inference(
     total_timer.tic()
     with (
         prediction_writer(output_folder, dataset.class_names) as writer,
-        closing(compute_on_dataset(model, data_loader, device, timer=model_timer)) as predictions,
+        closing(
+            compute_on_dataset(
+                model, data_loader, device, timer=model_timer, should_stop=should_stop
+            )
+        ) as predictions,
     ):
         for image_id, prediction in predictions:
             prediction = prediction.opened() if inclusive_boxes else prediction.encoded()
@@ -105,14 +113,16 @@ def compute_on_dataset(
     device: torch.device,
     *,
     timer: Timer | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Generator[tuple[int, Prediction]]:
     """Each image's id and prediction on the CPU, in the pixels of the stored image.
 
     The model is in evaluation mode until the iterator ends or is closed. timer: measures the
-    model's part, waiting for the device after each batch.
+    model's part, waiting for the device after each batch. should_stop: as in `inference`.
     """
+    batches = interruptible(data_loader, should_stop)
     with model_mode(model, training=False):
-        for batch in data_loader:
+        for batch in batches:
             images, targets, image_ids = Batch(*batch).to(device)
             with torch.inference_mode():
                 if timer is not None:
@@ -125,6 +135,24 @@ def compute_on_dataset(
             for image_id, target, output in zip(image_ids, targets, outputs, strict=True):
                 image_size, original_size = image_sizes(target, image_id)
                 yield image_id, Prediction.from_output(output, image_size, original_size)
+
+
+def interruptible(
+    data_loader: EvaluationLoader, should_stop: Callable[[], bool] | None
+) -> Iterator[tuple[Any, Any, Any]]:
+    """The loader's batches, until StopRequestedError on all ranks because one of them wants it.
+
+    The ranks' shares may differ by a batch: what one has beyond the others is not asked about.
+    """
+    if should_stop is None:
+        yield from data_loader
+        return
+    stopping = StopAgreement(should_stop)
+    common_batches = min(all_gather(len(data_loader)))
+    for number, batch in enumerate(data_loader, start=1):
+        yield batch
+        if number <= common_batches and stopping.after_step():
+            raise StopRequestedError("scoring was given up, because the run is to stop")
 
 
 def accumulate_predictions(evaluator: CocoEvaluator) -> EvaluationResult:

@@ -20,6 +20,8 @@ from detengine.checkpoint.checkpointer import Checkpointer
 from detengine.distributed.comm import get_rank, reduce_dict
 from detengine.engine.model_mode import model_mode
 from detengine.engine.nonfinite import NonFiniteGuard, OnNonFinite
+from detengine.engine.periodic_scoring import PeriodicScoring
+from detengine.engine.stopping import StopAgreement
 from detengine.monitor.metric_logger import MetricLogger
 from detengine.monitor.sinks import Sink
 from detengine.solver.ema import ModelEMA
@@ -66,6 +68,7 @@ def do_train(
     sinks: Sequence[Sink] = (),
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     eval_period: int = 0,
+    best_metric: str | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_nonfinite: OnNonFinite = "stop",
 ) -> None:
@@ -75,56 +78,56 @@ def do_train(
     checkpoint_period: iterations from one `model_0002500` to the next; `model_final` ends the run.
     accumulate: batches to one optimizer step. clip_norm: the largest total norm of the gradients.
     seed: makes iteration i's randomness a function of (seed, i, rank); None leaves it alone.
-    evaluate: gives flat metrics for the sinks, after the last iteration and every eval_period.
-    should_stop: asked after each iteration, alike on all ranks; True saves and returns.
+    evaluate: gives flat metrics for the sinks, after the last iteration and every eval_period; the
+    highest best_metric is kept as `model_best`.
+    should_stop: asked after each iteration; True on any rank saves and returns, on all of them.
     Raises NonFiniteError, at the latest one log period later, at a loss or gradient that is not
-    finite.
+    finite; OSError, at the next step, if a checkpoint could not be written in the background.
     """
     logger.info("Start training")
     make_skipping_safe(optimizer)
     precision = precision or Precision()
     guard = NonFiniteGuard(on_nonfinite, gradients_may_overflow=precision.scales_loss)
+    stopping = StopAgreement(should_stop, checkpointer.problem)
     meters = restore_meters(arguments)
     start_iter, max_iter = arguments["iteration"], number_of_iterations(data_loader, accumulate)
-    start_time = end = time.perf_counter()
+    scoring = PeriodicScoring(evaluate, eval_period, sinks, best_metric, checkpointer)
+    start_time = time.perf_counter()
+    if scoring.is_owed(arguments, max_iter) and not scoring.run(arguments):
+        return
+    end = time.perf_counter()
     with model_mode(model, training=True):
-        for iteration, batches in enumerate(windows(data_loader, accumulate), start_iter + 1):
+        for iteration, window in enumerate(windows(data_loader, accumulate), start_iter + 1):
             data_seconds = time.perf_counter() - end
             seed_iteration(seed, iteration, device)
             lr = optimizer.param_groups[0]["lr"]
             step = train_step(
-                model,
-                batches,
-                optimizer,
-                scheduler,
-                device,
-                precision,
-                ema=ema,
-                clip_norm=clip_norm,
+                model, window, optimizer, scheduler, device, precision, ema=ema, clip_norm=clip_norm
             )
             arguments["iteration"] = iteration
-            guard.record(iteration, lr, batches, step.losses, step.found_inf)
+            guard.record(iteration, lr, window, step.losses, step.found_inf)
             meters.update(**step.losses, time=time.perf_counter() - end, data=data_seconds)
-            stop = should_stop is not None and should_stop()
-            last = iteration == max_iter
+            stop, last = stopping.after_step(), iteration == max_iter
             if stop or last or iteration % log_period == 0:
                 guard.check()
-                meters.reduce_across_ranks()
+                stop = stopping.settle(meters.reduce_across_ranks(stopping.status()))
                 log_progress(meters, iteration, max_iter, lr, device, sinks)
             if stop or iteration % checkpoint_period == 0:
                 guard.check()
                 save_checkpoint(checkpointer, f"model_{iteration:07d}", arguments, meters)
             if last:
                 save_checkpoint(checkpointer, "model_final", arguments, meters)
-            if evaluate is not None and (last or (eval_period and iteration % eval_period == 0)):
+            if scoring.is_due(iteration, max_iter) and not stop:
                 guard.check()
-                end = time.perf_counter()
-                write_to_sinks(sinks, iteration, evaluate())
-                start_time += time.perf_counter() - end  # the total is that of the training
+                stop = not scoring.run(arguments)
+                if stop and not last:
+                    save_checkpoint(checkpointer, f"model_{iteration:07d}", arguments, meters)
             if stop:
                 break
             end = time.perf_counter()
-    log_total_time(time.perf_counter() - start_time, arguments["iteration"] - start_iter)
+    checkpointer.wait()
+    seconds = time.perf_counter() - start_time - scoring.seconds
+    log_total_time(seconds, arguments["iteration"] - start_iter)
 
 
 def train_step(
@@ -267,12 +270,8 @@ def log_progress(
     ]
     logger.info(meters.delimiter.join(parts))
     metrics = {f"train/{name}": meter.avg for name, meter in meters.meters.items()}
-    write_to_sinks(sinks, iteration, metrics | {"train/lr": lr, "train/max_mem": memory})
-
-
-def write_to_sinks(sinks: Sequence[Sink], iteration: int, metrics: Mapping[str, float]) -> None:
     for sink in sinks:
-        sink.write(iteration, metrics)
+        sink.write(iteration, metrics | {"train/lr": lr, "train/max_mem": memory})
 
 
 def max_memory_mb(device: torch.device) -> float:

@@ -154,18 +154,21 @@ class MetricLogger:
             for name, meter in self.meters.items()
         )
 
-    def reduce_across_ranks(self) -> None:
+    def reduce_across_ranks(self, rider: Any = None) -> list[Any]:
         """Average over the ranks what came since the last call; one collective, on all ranks.
 
         Afterwards the meters are equal on all ranks, also where some lacked a meter or an update.
+        rider: whatever else the ranks have to tell each other. Returns that of every rank.
         """
         if get_world_size() == 1:
-            return
+            return [rider]
         shares = {name: meter.own_share() for name, meter in self.meters.items()}
-        of_ranks = all_gather({name: share for name, share in shares.items() if share.count})
+        own = {name: share for name, share in shares.items() if share.count}
+        of_ranks, riders = zip(*all_gather((own, rider)), strict=True)
         for name in dict.fromkeys(name for of_rank in of_ranks for name in of_rank):
             meter = self._meters.setdefault(name, SmoothedValue())
             meter.agree([of_rank[name] for of_rank in of_ranks if name in of_rank])
+        return list(riders)
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Plain numbers, for a checkpoint. Equal on all ranks right after `reduce_across_ranks`."""

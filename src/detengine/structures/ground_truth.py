@@ -4,8 +4,10 @@ Packed, because a list of Python objects is copied page by page into every loade
 reference counts are touched; as tensors, because those are shared with workers that are not forked.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +78,15 @@ class GroundTruth:
         """The number of images."""
         return len(self.image_ids)
 
+    def digest(self) -> str:
+        """The sha256 of all that is here: another one where the data set has changed."""
+        digest = hashlib.sha256()
+        for field in fields(self):
+            digest.update(field.name.encode())
+            for part in _parts_of(getattr(self, field.name)):
+                digest.update(part)
+        return digest.hexdigest()
+
     def file_name(self, index: int) -> str:
         return self.file_names[index].decode()
 
@@ -83,3 +94,15 @@ class GroundTruth:
         """Where the annotations of the index-th image stand in the columns."""
         start, stop = self.offsets[index : index + 2].tolist()
         return slice(start, stop)
+
+
+def _parts_of(column: Any) -> Iterator[bytes | memoryview]:
+    """A column's shape and bytes; what is no tensor as its text."""
+    if isinstance(column, PackedBytes):
+        yield from _parts_of(column.offsets)
+        yield from _parts_of(column.data)
+    elif isinstance(column, Tensor):
+        yield f"{column.dtype}{list(column.shape)}".encode()
+        yield column.contiguous().numpy().reshape(-1).data
+    else:
+        yield repr(column).encode()
