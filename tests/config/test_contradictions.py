@@ -13,6 +13,8 @@ FPN = ["MODEL.BACKBONE.CONV_BODY", "R-50-FPN", "MODEL.RPN.USE_FPN", True]
 HEADS_FPN = ["MODEL.ROI_HEADS.USE_FPN", True]
 LEVELS = ["MODEL.RPN.ANCHOR_STRIDE", (4, 8, 16, 32, 64)]
 RETINANET = ["MODEL.RETINANET_ON", True, "MODEL.BACKBONE.CONV_BODY", "R-50-FPN-RETINANET"]
+BOX_HEAD = "MODEL.ROI_BOX_HEAD"
+XCONV = [f"{BOX_HEAD}.FEATURE_EXTRACTOR", "FPNXconv1fcFeatureExtractor"]
 TWO_SCALES = (0.25, 0.125)
 
 
@@ -127,6 +129,32 @@ TWO_SCALES = (0.25, 0.125)
                 "; expected -1 for one of them and a positive number for the other",
             )
             for dim, groups in ((8, 32), (-1, -1), (0, 32), (-1, 0))
+        ),
+        (
+            ["MODEL.RPN.RPN_HEAD", "FBNet.rpn_head", "MODEL.RPN.NUM_CONVS", 2],
+            "MODEL.RPN.NUM_CONVS is 2 and MODEL.RPN.RPN_HEAD is 'FBNet.rpn_head'; expected Singl",
+        ),
+        (
+            ["MODEL.FPN.USE_GN", True, "MODEL.FPN.NORM", "BN"],
+            "MODEL.FPN.NORM is 'BN' and MODEL.FPN.USE_GN is True; expected one norm: USE_GN Fals",
+        ),
+        (
+            [f"{BOX_HEAD}.USE_GN", True, f"{BOX_HEAD}.NORM", "FrozenBN", *XCONV],
+            f"{BOX_HEAD}.NORM is 'FrozenBN' and {BOX_HEAD}.USE_GN is True; expected one norm",
+        ),
+        (
+            [f"{BOX_HEAD}.NORM", "BN", f"{BOX_HEAD}.FEATURE_EXTRACTOR", "FPN2MLPFeatureExtractor"],
+            f"{BOX_HEAD}.NORM is 'BN' and {BOX_HEAD}.FEATURE_EXTRACTOR is 'FPN2MLPFeatureExtracto"
+            "r'; expected None or GN, or an extractor of convolutions",
+        ),
+        (
+            [f"{BOX_HEAD}.NORM", "GN"],
+            f"{BOX_HEAD}.NORM is 'GN' and {BOX_HEAD}.FEATURE_EXTRACTOR is 'ResNet50Conv5ROIFeatur"
+            "eExtractor'; expected None, or an extractor of convolutions",
+        ),
+        (
+            ["MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NORM", "BN"],
+            "MODEL.ROI_MASK_HEAD.NORM is 'BN' and MODEL.ROI_MASK_HEAD.FEATURE_EXTRACTOR is 'ResNe",
         ),
     ],
 )

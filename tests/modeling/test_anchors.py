@@ -1,5 +1,6 @@
 """Anchors against the predecessor's recording and against torchvision's generator."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,20 @@ def test_a_level_of_anchors_is_that_of_torchvisions_generator() -> None:
     assert torch.equal(torch.cat(ours(features, (100, 130))), theirs(images, features)[0])
 
 
-@pytest.mark.parametrize("style", ["detectron", "torchvision"])
+def test_detectron2s_anchors_have_exact_areas_and_ratios_around_the_corners_of_cells() -> None:
+    """As its generate_cell_anchors and _grid_anchors have them, but ratio by ratio in a cell."""
+    generator = AnchorGenerator(((32, 57),), (0.5, 1.0, 3.0), (16,), "detectron2")
+    # 40 pixels high: the third row of cells is cut short, and begins at 32 all the same.
+    [anchors] = generator([torch.empty(1, 1, 3, 4)], (40, 64))
+    expected = []
+    for y, x, ratio, size in product(range(3), range(4), (0.5, 1.0, 3.0), (32, 57)):
+        half_width, half_height = size / ratio**0.5 / 2, size * ratio**0.5 / 2
+        left, top = 16 * x - half_width, 16 * y - half_height
+        expected.append([left, top, left + 2 * half_width, top + 2 * half_height])
+    torch.testing.assert_close(anchors, torch.tensor(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("style", ["detectron", "torchvision", "detectron2"])
 def test_anchors_move_with_the_model_and_stay_out_of_its_weights(style: str) -> None:
     generator = AnchorGenerator(PYRAMID, RATIOS, (4, 8, 16, 32, 64), style)
     assert generator.state_dict() == {}

@@ -6,6 +6,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPH
 from detengine.modeling.box_head import (
     BoxPredictor,
     initialise_as_caffe2,
+    initialise_as_torchvision,
     make_conv_head,
     make_fc_head,
 )
@@ -50,6 +51,16 @@ def test_maps_are_averaged_before_the_predictor() -> None:
     logits, deltas = predictor(maps)
     assert (logits.shape, deltas.shape) == ((3, 5), (3, 8))
     assert torch.equal(logits, predictor(maps.mean(dim=(2, 3)))[0])
+
+
+def test_torchvisions_first_values_of_the_convolutions_are_hes_by_fan_out() -> None:
+    head = make_conv_head(8, 7, (64, 64), 32)
+    initialise_as_torchvision(head)
+    theirs = FastRCNNConvFCHead((8, 7, 7), [64, 64], [32])
+    for convolution in (head[0][0], head[1][0], theirs[0][0], theirs[1][0]):
+        spread = convolution.weight.std().item()
+        assert spread == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+        assert not convolution.bias.any()
 
 
 def test_the_predecessors_first_values_are_narrow_and_without_biases() -> None:

@@ -2,7 +2,11 @@ import sys
 
 import pytest
 import torch
-from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection import (
+    fasterrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+)
 
 from detengine.modeling.build import build_detection_model
 
@@ -17,6 +21,55 @@ def test_torchvisions_weights_load_strictly_into_the_modern_defaults_and_go_back
     frozen = {name for name, p in ours.named_parameters() if not p.requires_grad}
     first = ("backbone.body.conv1", "backbone.body.layer1")
     assert frozen == {name for name, _ in ours.named_parameters() if name.startswith(first)}
+
+
+V2 = {
+    "MODEL.BACKBONE.NORM": "BN",
+    "MODEL.FPN.NORM": "BN",
+    "MODEL.RPN.NUM_CONVS": "2",
+    "MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR": "FPNXconv1fcFeatureExtractor",
+    "MODEL.ROI_BOX_HEAD.NORM": "BN",
+    "MODEL.ROI_BOX_HEAD.NUM_CLASSES": "91",
+    "MODEL.ROI_MASK_HEAD.NORM": "BN",
+}
+
+
+@pytest.mark.parametrize(
+    ("make_theirs", "has_masks"),
+    [(maskrcnn_resnet50_fpn_v2, "True"), (fasterrcnn_resnet50_fpn_v2, "False")],
+)
+def test_torchvisions_v2_weights_load_strictly_and_go_back(make_config, make_theirs, has_masks):
+    with torch.device("meta"):
+        theirs = make_theirs(weights=None, weights_backbone=None)
+        ours = build_detection_model(make_config(V2 | {"MODEL.MASK_ON": has_masks}))
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+def norms_of(kind: str, parts: list[str]) -> dict[str, str]:
+    return {f"MODEL.{part}.NORM": kind for part in parts}
+
+
+def test_v2_weights_load_strictly_into_frozen_norms_too(make_config):
+    """For batches too small to have statistics of their own."""
+    frozen = norms_of("FrozenBN", ["BACKBONE", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"])
+    with torch.device("meta"):
+        theirs = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+        ours = build_detection_model(make_config(V2 | MASKS | frozen))
+    ours.load_state_dict(theirs.state_dict())
+
+
+def test_norm_gn_builds_what_use_gn_builds(make_config):
+    parts = ["FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"]
+    by_switch = {f"MODEL.{part}.USE_GN": "True" for part in parts} | norms_of("None", parts)
+    with torch.device("meta"):
+        models = [
+            build_detection_model(make_config(V2 | MASKS | overrides))
+            for overrides in (norms_of("GN", parts), by_switch)
+        ]
+    assert str(models[0]) == str(models[1])
+    assert "GroupNorm" in str(models[0])
 
 
 def test_a_builder_of_the_users_is_adapted(make_config, tmp_path, monkeypatch, images):

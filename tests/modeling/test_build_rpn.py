@@ -64,6 +64,14 @@ def pyramid(strides: tuple[int, ...]) -> list[str]:
     return [part for pair in overrides.items() for part in pair]
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_head_has_as_many_convolutions_as_asked_for(count: int) -> None:
+    strides = (4, 8, 16, 32, 64)
+    overrides = ["MODEL.RPN.NUM_CONVS", str(count)]
+    head = build_rpn(load_config(None, [*pyramid(strides), *overrides]), Maps(strides)).head
+    assert len(head.conv) == count
+
+
 def test_strides_that_are_not_the_backbones_are_refused() -> None:
     cfg = load_config(None, pyramid((4, 8, 16, 32, 64)))
     with pytest.raises(

@@ -132,6 +132,13 @@ GROUP_NORM = {
     "MODEL.ROI_BOX_HEAD.USE_GN": "True",
     "MODEL.ROI_MASK_HEAD.USE_GN": "True",
 }
+BATCH_NORM_HEADS = XCONV | {
+    "MODEL.BACKBONE.NORM": "BN",
+    "MODEL.FPN.NORM": "BN",
+    "MODEL.RPN.NUM_CONVS": "2",
+    "MODEL.ROI_BOX_HEAD.NORM": "BN",
+    "MODEL.ROI_MASK_HEAD.NORM": "BN",
+}
 TIMM = {"MODEL.BACKBONE.CONV_BODY": "timm:test_convnext"}
 
 FAMILIES: dict[str, Overrides] = {
@@ -164,6 +171,9 @@ FAMILIES: dict[str, Overrides] = {
     "group norm": GROUP_NORM | MASKS,
     "Xconv": GROUP_NORM | XCONV,
     "Xconv without norms": XCONV,
+    "torchvision v2": BATCH_NORM_HEADS | MASKS,
+    "detectron2's arithmetic": MASKS
+    | {"MODEL.ARITHMETIC.ANCHORS": "detectron2", "MODEL.ARITHMETIC.ROI_ALIGNED": "True"},
 }
 
 SIZES = [(96, 128), (128, 90)]

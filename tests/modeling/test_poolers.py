@@ -92,6 +92,17 @@ def test_it_pools_as_torchvisions_multi_scale_roi_align():
         torch.testing.assert_close(ours, their)
 
 
+@pytest.mark.parametrize(("aligned", "middle"), [(True, 0.5), (False, 0.0)])
+def test_a_feature_stands_in_the_middle_of_its_pixel_where_it_is_aligned(aligned, middle):
+    """On a ramp, bilinear sampling gives the place of each bin's centre, counted in pixels."""
+    levels = [torch.arange(1024.0 // s).expand(1, 1, 1024 // s, 1024 // s) for s in STRIDES]
+    boxes = torch.tensor([[100.0, 80, 163, 143], [41.0, 70, 365, 391]])  # strides 4 and 16
+    pooled = Pooler(STRIDES, STRIDES, 7, 2, **MODERN, aligned=aligned)(levels, to_rois([boxes]))
+    for of_box, (left, _, right, _), stride in zip(pooled, boxes, (4, 16), strict=True):
+        centres = (left + (right - left) * (torch.arange(7) + 0.5) / 7) / stride - middle
+        torch.testing.assert_close(of_box[0], centres.expand(7, 7), rtol=0, atol=1e-4)
+
+
 def test_only_the_given_levels_are_used():
     features = [torch.full((1, 1, 64 // stride, 64 // stride), float(stride)) for stride in STRIDES]
     rois = torch.tensor([[0.0, 0, 0, 8, 8], [0.0, 0, 0, 60, 60]])

@@ -3,25 +3,65 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 from torchvision.models.detection import MaskRCNN, roi_heads
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
 
 from detengine.modeling.build import build_detection_model
 
+V2 = {
+    "MODEL.BACKBONE.NORM": "BN",
+    "MODEL.FPN.NORM": "BN",
+    "MODEL.RPN.NUM_CONVS": "2",
+    "MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR": "FPNXconv1fcFeatureExtractor",
+    "MODEL.ROI_BOX_HEAD.NUM_STACKED_CONVS": "2",
+    "MODEL.ROI_BOX_HEAD.CONV_HEAD_DIM": "32",
+    "MODEL.ROI_BOX_HEAD.NORM": "BN",
+    "MODEL.ROI_MASK_HEAD.NORM": "BN",
+}
+
+
+@pytest.fixture(params=["v1", "v2"])
+def version(request):
+    """Of torchvision's model: maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2."""
+    return request.param
+
+
+def parts_of_version(version):
+    """What torchvision builds a model of, its convolutions few: backbone and heads."""
+    if version == "v1":
+        return {
+            "backbone": resnet_fpn_backbone(
+                backbone_name="resnet18", weights=None, trainable_layers=5
+            ),
+            "box_head": TwoMLPHead(256 * 7 * 7, 64),
+            "mask_head": MaskRCNNHeads(256, (32,), 1),
+        }
+    batch_norm = nn.BatchNorm2d
+    return {
+        "backbone": _resnet_fpn_extractor(resnet18(weights=None), 5, norm_layer=batch_norm),
+        "rpn_head": RPNHead(256, 3, conv_depth=2),
+        "box_head": FastRCNNConvFCHead((256, 7, 7), [32, 32], [64], norm_layer=batch_norm),
+        "mask_head": MaskRCNNHeads(256, [32], 1, norm_layer=batch_norm),
+    }
+
 
 @pytest.fixture
-def torchvision_model(calibrate):
+def torchvision_model(version, calibrate):
     """torchvision's own Mask R-CNN of the `small_heads` configuration, with random weights."""
     torch.manual_seed(0)
     model = MaskRCNN(
-        resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5),
+        **parts_of_version(version),
         rpn_post_nms_top_n_train=200,
         rpn_post_nms_top_n_test=100,
-        box_head=TwoMLPHead(256 * 7 * 7, 64),
         box_predictor=FastRCNNPredictor(64, 4),
-        mask_head=MaskRCNNHeads(256, (32,), 1),
         mask_predictor=MaskRCNNPredictor(32, 32, 4),
         min_size=96,
         max_size=200,
@@ -31,8 +71,9 @@ def torchvision_model(calibrate):
 
 
 @pytest.fixture
-def our_model(make_config, small_heads, torchvision_model):
-    model = build_detection_model(make_config(small_heads))
+def our_model(make_config, small_heads, version, torchvision_model):
+    overrides = small_heads | (V2 if version == "v2" else {})
+    model = build_detection_model(make_config(overrides))
     model.load_state_dict(torchvision_model.state_dict())
     return model
 
@@ -76,6 +117,10 @@ def test_losses_are_those_of_torchvisions_mask_rcnn_on_the_same_draw(
     assert set(ours) == set(theirs)
     for name, loss in theirs.items():
         torch.testing.assert_close(ours[name], loss, rtol=1e-5, atol=1e-6, msg=name)
+    of_theirs = dict(torchvision_model.named_buffers())
+    for name, buffer in our_model.named_buffers():  # batch norm's statistics, after the step
+        if name in of_theirs:
+            torch.testing.assert_close(buffer, of_theirs[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor | None]:

@@ -24,7 +24,8 @@ def find_contradictions(cfg: "Config") -> list[Contradiction]:
     """All of them, in the order of the file's sections. Without a BUILDER the model's, too."""
     checks: list[Callable[[Config], Iterator[Contradiction]]] = [_in_input, _in_data, _in_solver]
     if cfg.MODEL.BUILDER is None:
-        checks += [_in_family, _in_pyramid, _in_retinanet, _in_thresholds, _in_heads, _in_norm]
+        checks += [_in_family, _in_pyramid, _in_rpn, _in_retinanet, _in_thresholds]
+        checks += [_in_heads, _in_group_norm, _in_norms]
     return list(chain.from_iterable(check(cfg) for check in checks))
 
 
@@ -178,6 +179,17 @@ def _heads_of(cfg: "Config") -> list[str]:
     return ["ROI_BOX_HEAD", *(head for head, is_on in switches.items() if is_on)]
 
 
+def _in_rpn(cfg: "Config") -> Iterator[Contradiction]:
+    rpn = cfg.MODEL.RPN
+    if not cfg.MODEL.RETINANET_ON and rpn.RPN_HEAD == "FBNet.rpn_head" and rpn.NUM_CONVS != 1:
+        yield _contradiction(
+            cfg,
+            "MODEL.RPN.NUM_CONVS",
+            "MODEL.RPN.RPN_HEAD",
+            expected="SingleConvRPNHead, whose convolutions NUM_CONVS counts, or NUM_CONVS 1",
+        )
+
+
 def _in_retinanet(cfg: "Config") -> Iterator[Contradiction]:
     body = cfg.MODEL.BACKBONE.CONV_BODY
     has_its_body = body.endswith("-FPN-RETINANET")
@@ -233,7 +245,7 @@ def _in_heads(cfg: "Config") -> Iterator[Contradiction]:
             )
 
 
-def _in_norm(cfg: "Config") -> Iterator[Contradiction]:
+def _in_group_norm(cfg: "Config") -> Iterator[Contradiction]:
     options = cfg.MODEL.GROUP_NORM
     unused, used = sorted((options.DIM_PER_GP, options.NUM_GROUPS))
     if unused != -1 or used < 1:
@@ -243,3 +255,29 @@ def _in_norm(cfg: "Config") -> Iterator[Contradiction]:
             "MODEL.GROUP_NORM.NUM_GROUPS",
             expected="-1 for one of them and a positive number for the other",
         )
+
+
+_NORMS = {
+    "FPN2MLPFeatureExtractor": (None, "GN"),
+    "FPNXconv1fcFeatureExtractor": (None, "FrozenBN", "BN", "GN"),
+    "MaskRCNNFPNFeatureExtractor": (None, "FrozenBN", "BN", "GN"),
+}
+"""What NORM may be, by the extractor: batch norm is of maps; those left out have their own."""
+
+
+def _in_norms(cfg: "Config") -> Iterator[Contradiction]:
+    heads = [head for head in _heads_of(cfg) if head != "ROI_KEYPOINT_HEAD"]
+    for section in ("FPN", *heads):
+        key, switch = f"MODEL.{section}.NORM", f"MODEL.{section}.USE_GN"
+        if _value(cfg, switch) and _value(cfg, key) not in (None, "GN"):
+            yield _contradiction(
+                cfg, key, switch, expected="one norm: USE_GN False, or NORM None or GN"
+            )
+    for head in heads:
+        key, extractor = f"MODEL.{head}.NORM", f"MODEL.{head}.FEATURE_EXTRACTOR"
+        possible = _NORMS.get(_value(cfg, extractor), (None,))
+        if _value(cfg, key) not in possible:
+            choices = " or ".join(map(str, possible))
+            yield _contradiction(
+                cfg, key, extractor, expected=f"{choices}, or an extractor of convolutions"
+            )

@@ -32,7 +32,14 @@ from detengine.config.field_types import (
     Unit,
     Width,
 )
-from detengine.config.schema_rcnn import BoxHead, KeypointHead, MaskHead, RegionHeads, Rpn
+from detengine.config.schema_rcnn import (
+    BoxHead,
+    KeypointHead,
+    MaskHead,
+    NormKind,
+    RegionHeads,
+    Rpn,
+)
 
 
 class Backbone(Section):
@@ -41,7 +48,7 @@ class Backbone(Section):
     CONV_BODY: str = "R-50-C4"
     """Its name: R-50-FPN and the like (a ResNet's depth, 18, 34, 50, 101 or 152, and C4, C5, FPN or
     FPN-RETINANET), FBNet, or timm:NAME for any model of timm."""
-    NORM: Literal["FrozenBN", "BN", "GN"] = "FrozenBN"
+    NORM: NormKind = "FrozenBN"
     """The normalisation: batch norm as it was pretrained, batch norm, or group norm."""
     FREEZE_CONV_BODY_AT: Stages = 2
     """How many stages are not trained, the stem being the first; 0 or less: all are trained."""
@@ -51,7 +58,10 @@ class FeaturePyramid(Section):
     """The feature pyramid network."""
 
     USE_GN: Switch = False
-    """Use group norm."""
+    """Use group norm; the predecessor's way to say NORM: GN."""
+    NORM: Maybe[NormKind] = None
+    """The norm behind each convolution: BN as in torchvision's v2 models, FrozenBN or GN; None: as
+    USE_GN says."""
     USE_RELU: Switch = False
     """Put a ReLU behind each convolution."""
 
@@ -146,13 +156,17 @@ class Arithmetic(Section):
 
     INCLUSIVE_PIXELS: Switch = True
     """A box is x2 - x1 + 1 pixels wide, and NMS suppresses at its threshold too; else x2 - x1."""
-    ANCHORS: Literal["detectron", "torchvision"] = "detectron"
+    ANCHORS: Literal["detectron", "torchvision", "detectron2"] = "detectron"
     """detectron: the ratio's sides are rounded at the stride's size, then scaled, and centred
-    on the middle of the cell's pixels; torchvision: centred on the cell's corner, rounded last.
+    on the middle of the cell's pixels; torchvision: centred on the cell's corner, rounded last;
+    detectron2: as torchvision's, not rounded, and a stride apart also where a level is cut short.
     Also how proposals are ranked: by score, level by level, or by logit, the best first."""
     ROI_LEVELS: Literal["detectron", "torchvision"] = "detectron"
     """Where the 1e-6 stands that a region's level is rounded with: in the logarithm, or behind.
     Under detectron a mask head's own ResNet stage pools as ROI_BOX_HEAD says."""
+    ROI_ALIGNED: Switch = False
+    """RoIAlign takes a feature to stand in the middle of its pixel instead of its corner, as
+    detectron2's ROIAlignV2 does; the weights of the predecessor and of torchvision want False."""
     FROZEN_BN_EPSILON: NonNegative = 0.0
     """Added to the variance in frozen batch norm."""
     KEEP_TIES: Switch = True

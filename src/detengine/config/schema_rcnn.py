@@ -27,6 +27,9 @@ from detengine.config.field_types import (
     Unit,
 )
 
+NormKind = Literal["FrozenBN", "BN", "GN"]
+"""Batch norm as it was pretrained, batch norm, or group norm."""
+
 
 class Rpn(Section):
     """The region proposal network."""
@@ -34,7 +37,9 @@ class Rpn(Section):
     USE_FPN: Switch = False
     """Whether the features are a pyramid."""
     RPN_HEAD: Literal["SingleConvRPNHead", "FBNet.rpn_head"] = "SingleConvRPNHead"
-    """The head, by the predecessor's name: one convolution, or FBNet's."""
+    """The head, by the predecessor's name: NUM_CONVS convolutions, or FBNet's."""
+    NUM_CONVS: Layers = 1
+    """Convolutions before the predictors, each with a ReLU; 2 in torchvision's v2 models."""
     ANCHOR_SIZES: OneOrMore[Pixels] = (32, 64, 128, 256, 512)
     """The anchors' side in pixels of the network's input; on a pyramid one for each level."""
     ANCHOR_STRIDE: OneOrMore[Pixels] = (16,)
@@ -122,7 +127,10 @@ class BoxHead(Section):
     MLP_HEAD_DIM: Channels = 1024
     """Channels of the two fully connected layers."""
     USE_GN: Switch = False
-    """Use group norm."""
+    """Use group norm; the predecessor's way to say NORM: GN."""
+    NORM: Maybe[NormKind] = None
+    """The norm behind each layer of the two fully connected ones (GN alone), or behind each
+    convolution (also BN, as in torchvision's v2 models, or FrozenBN); None: as USE_GN says."""
     DILATION: Bins = 1
     """Dilation of the convolutions."""
     CONV_HEAD_DIM: Channels = 256
@@ -164,7 +172,10 @@ class MaskHead(Section):
     DILATION: Bins = 1
     """Dilation of the convolutions."""
     USE_GN: Switch = False
-    """Use group norm."""
+    """Use group norm; the predecessor's way to say NORM: GN."""
+    NORM: Maybe[NormKind] = None
+    """The norm behind each of CONV_LAYERS: BN as in torchvision's v2 models, FrozenBN or GN; None:
+    as USE_GN says."""
 
 
 class KeypointHead(Section):

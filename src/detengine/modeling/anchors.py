@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import anchor_utils
 
-AnchorStyle = Literal["detectron", "torchvision"]
+AnchorStyle = Literal["detectron", "torchvision", "detectron2"]
 
 
 class AnchorGenerator(nn.Module):
@@ -22,6 +22,8 @@ class AnchorGenerator(nn.Module):
     - torchvision: centred on the cell's corner, rounded last. A cell is the batch's size over the
       level's, rounded down, away from the next, as torchvision trained its weights: on the pooled
       level of stride 64 that can be a few pixels less than 64.
+    - detectron2: centred on the cell's corner, not rounded, a cell a stride away from the next
+      (anchor_generator.py of detectron2, which has them size by size).
 
     Raises ValueError for numbers of sizes that do not fit together.
     """
@@ -41,8 +43,10 @@ class AnchorGenerator(nn.Module):
         for level, (level_sizes, stride) in enumerate(zip(sizes, strides, strict=True)):
             if style == "detectron":
                 cell = detectron_cell_anchors(level_sizes, aspect_ratios, stride)
-            else:
+            elif style == "torchvision":
                 cell = torchvision_cell_anchors(level_sizes, aspect_ratios)
+            else:
+                cell = detectron2_cell_anchors(level_sizes, aspect_ratios)
             self.register_buffer(f"cell_anchors_{level}", cell, persistent=False)
 
     def forward(self, features: Sequence[Tensor], padded_size: tuple[int, int]) -> list[Tensor]:
@@ -89,6 +93,17 @@ def torchvision_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[flo
     generator = anchor_utils.AnchorGenerator((tuple(sizes),), (tuple(aspect_ratios),))
     cell: Tensor = generator.cell_anchors[0]
     return cell
+
+
+def detectron2_cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """float32[A, 4]: detectron2's anchors of the first cell, ratio by ratio.
+
+    Computed in float64 as there: each has the area of its size's square.
+    """
+    ratios = torch.tensor(aspect_ratios, dtype=torch.float64)[:, None]
+    widths = torch.tensor(sizes, dtype=torch.float64) / ratios.sqrt()
+    reach = torch.stack([widths, widths * ratios], dim=2).flatten(0, 1) / 2
+    return torch.cat([-reach, reach], dim=1).float()
 
 
 def lies_inside(anchors_xyxy: Tensor, image_size: tuple[int, int], straddle: float) -> Tensor:

@@ -62,6 +62,16 @@ class BoxPredictor(nn.Module):
         return self.cls_score(features), self.bbox_pred(features)
 
 
+def initialise_as_torchvision(head: nn.Module) -> None:
+    """The first values of torchvision's FastRCNNConvFCHead: He's normal distribution by fan-out for
+    the convolutions, without biases; what is fully connected stays as torch draws it."""
+    for layer in head.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def initialise_as_caffe2(head: nn.Module, predictor: BoxPredictor) -> None:
     """The predecessor's first values, for heads that are trained anew.
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Literal
 
 from torch import nn
 
 from detengine.config.schema import Config
+from detengine.config.schema_model import FeaturePyramid
+from detengine.config.schema_rcnn import BoxHead, MaskHead, NormKind
 from detengine.modeling.build_fbnet import build_fbnet_body
 from detengine.modeling.deformable import Deformation
 from detengine.modeling.norms import (
@@ -18,8 +19,6 @@ from detengine.modeling.norms import (
 from detengine.modeling.pyramid import Body, CoarsestMap, Pyramid
 from detengine.modeling.resnet import RESNET_DEPTHS, STAGE_STRIDES, Res5Head, ResNet, ResNetPlan
 from detengine.modeling.timm_body import TimmBody
-
-NormKind = Literal["FrozenBN", "BN", "GN"]
 
 _RESNETS = {
     f"R-{depth}-{kind}": (depth, kind)
@@ -85,6 +84,12 @@ def make_norm(cfg: Config, kind: NormKind) -> NormLayer:
     return group_norm_of_groups(options.NUM_GROUPS, options.EPSILON)
 
 
+def make_norm_of(cfg: Config, section: FeaturePyramid | BoxHead | MaskHead) -> NormLayer | None:
+    """The normalisation that a section asks for, by its NORM or its USE_GN; None: none."""
+    kind = "GN" if section.USE_GN else section.NORM
+    return None if kind is None else make_norm(cfg, kind)
+
+
 def _build_resnet(cfg: Config, depth: int, kind: str) -> nn.Module:
     plan = _resnet_plan(cfg, depth)
     levels = _levels(cfg) if kind.startswith("FPN") else None
@@ -129,7 +134,7 @@ def _build_pyramid(cfg: Config, body: Body, levels: Sequence[int]) -> Pyramid:
         cfg.MODEL.RESNETS.BACKBONE_OUT_CHANNELS,
         coarse_levels="p6p7" if cfg.MODEL.RETINANET_ON else "pool",
         p6_of_c5=cfg.MODEL.RETINANET.USE_C5,
-        norm_layer=make_norm(cfg, "GN") if cfg.MODEL.FPN.USE_GN else None,
+        norm_layer=make_norm_of(cfg, cfg.MODEL.FPN),
         relu=cfg.MODEL.FPN.USE_RELU,
     )
 

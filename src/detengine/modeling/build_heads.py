@@ -12,11 +12,12 @@ from detengine.config.schema import Config
 from detengine.modeling.box_head import (
     BoxPredictor,
     initialise_as_caffe2,
+    initialise_as_torchvision,
     make_conv_head,
     make_fc_head,
 )
 from detengine.modeling.build_arithmetic import make_arithmetic
-from detengine.modeling.build_backbone import build_res5, make_norm
+from detengine.modeling.build_backbone import build_res5, make_norm_of
 from detengine.modeling.build_fbnet import build_fbnet_roi_head
 from detengine.modeling.mask_head import MaskPixelPredictor
 from detengine.modeling.poolers import Pooler
@@ -80,6 +81,8 @@ def _box_branch(cfg: Config, backbone: Any) -> Branch:
     if cfg.MODEL.INITIALISATION == "caffe2":
         fresh = nn.Identity() if _gives_maps(head) else layers
         initialise_as_caffe2(fresh, predictor)
+    elif head.FEATURE_EXTRACTOR == "FPNXconv1fcFeatureExtractor":
+        initialise_as_torchvision(layers)
     return Branch(_pooler(cfg, "ROI_BOX_HEAD", backbone), layers, predictor)
 
 
@@ -91,7 +94,7 @@ def _box_layers(cfg: Config, in_channels: int) -> tuple[nn.Module, int]:
         return _with_channels(_res5(cfg, in_channels))
     if head.FEATURE_EXTRACTOR == "FBNet.roi_head":
         return _with_channels(build_fbnet_roi_head(cfg, "bbox", in_channels=in_channels))
-    norm_layer = make_norm(cfg, "GN") if head.USE_GN else None
+    norm_layer = make_norm_of(cfg, head)
     if head.FEATURE_EXTRACTOR == "FPNXconv1fcFeatureExtractor":
         layers: nn.Module = make_conv_head(
             in_channels,
@@ -170,7 +173,7 @@ def _layers(cfg: Config, section: str, in_channels: int) -> tuple[nn.Module, int
     convolutions = _convolutions(section, head)
     if section == "ROI_KEYPOINT_HEAD":
         return KeypointRCNNHeads(in_channels, convolutions), convolutions[-1]
-    norm_layer = make_norm(cfg, "GN") if head.USE_GN else None
+    norm_layer = make_norm_of(cfg, head)
     return MaskRCNNHeads(in_channels, convolutions, head.DILATION, norm_layer), convolutions[-1]
 
 
@@ -252,6 +255,7 @@ def _pooler(cfg: Config, section: str, backbone: Any) -> Pooler:
         head.POOLER_SAMPLING_RATIO,
         arithmetic=make_arithmetic(cfg),
         level_rule=cfg.MODEL.ARITHMETIC.ROI_LEVELS,
+        aligned=cfg.MODEL.ARITHMETIC.ROI_ALIGNED,
     )
 
 

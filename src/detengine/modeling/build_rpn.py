@@ -59,7 +59,7 @@ def _sizes_of_levels(cfg: Config) -> list[tuple[int, ...]]:
 def _build_head(cfg: Config, in_channels: int, anchors_per_cell: int) -> nn.Module:
     if cfg.MODEL.RPN.RPN_HEAD == "FBNet.rpn_head":
         return build_fbnet_rpn_head(cfg, in_channels, anchors_per_cell)
-    head: nn.Module = RPNHead(in_channels, anchors_per_cell)
+    head: nn.Module = RPNHead(in_channels, anchors_per_cell, cfg.MODEL.RPN.NUM_CONVS)
     return head
 
 

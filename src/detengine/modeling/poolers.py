@@ -26,6 +26,7 @@ class Pooler(nn.Module):
     square of 224 pixels belongs to stride 16, half of it to stride 8. arithmetic: what an area is.
     level_rule: where the 1e-6 stands that lifts a side just below a power of two: in the logarithm
     as in the predecessor (poolers.py), or behind it as in torchvision. One level takes all RoIs.
+    aligned: a feature stands in the middle of its pixel, as in detectron2, not at its corner.
 
     torchvision's MultiScaleRoIAlign guesses the strides from its first batch and keeps them, which
     goes wrong when those images are smaller than their padding; here they are given.
@@ -40,6 +41,7 @@ class Pooler(nn.Module):
         *,
         arithmetic: BoxArithmetic,
         level_rule: LevelRule,
+        aligned: bool = False,
     ) -> None:
         super().__init__()
         self.levels = [list(pyramid_strides).index(stride) for stride in strides]
@@ -48,6 +50,7 @@ class Pooler(nn.Module):
         self.sampling_ratio = sampling_ratio
         self.arithmetic = arithmetic
         self.level_rule = level_rule
+        self.aligned = aligned
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """features: float[N, C, H, W] of each level; rois: float[R, 5].
@@ -73,6 +76,7 @@ class Pooler(nn.Module):
             self.output_size,
             spatial_scale=1 / self.strides[level],
             sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
         )
         return pooled
 

@@ -55,7 +55,7 @@ class RegionProposalNetwork(nn.Module):
     head: features -> (objectness logits [N, A, H, W], deltas [N, 4A, H, W]) of each level.
     min_size: in pixels. proposals_in_training: False where nothing comes after them.
     style: whose order proposals have, which the draw of training samples depends on.
-    - torchvision: anchors rank by logit; proposals stand best first.
+    - torchvision, detectron2: anchors rank by logit; proposals stand best first.
     - detectron: they rank by score, which float32 rounds to 1 from a logit of 17.4 on. Behind NMS
       they stand level by level, and stay so under of_batch; of_image puts the best first.
       With an nms_threshold of 0 there is neither NMS nor post_nms (boxlist_ops.py).
@@ -125,7 +125,7 @@ class RegionProposalNetwork(nn.Module):
         ranked = [level.sigmoid() for level in logits] if self.style == "detectron" else logits
         best = [level.topk(min(limits.pre_nms, level.shape[1]), dim=1) for level in ranked]
         scores = torch.cat([values for values, _ in best], dim=1)
-        if self.style == "torchvision":
+        if self.style != "detectron":
             scores = scores.sigmoid()
         boxes = torch.cat(
             [
@@ -157,7 +157,7 @@ class RegionProposalNetwork(nn.Module):
     @property
     def _nms_limits(self) -> bool:
         """Whether post_nms counts: in the predecessor an NMS that is off limits nothing either."""
-        return self.nms_threshold > 0 or self.style == "torchvision"
+        return self.nms_threshold > 0 or self.style != "detectron"
 
     def _keep(
         self, boxes: Tensor, scores: Tensor, level_of_box: Tensor, limits: ProposalLimits
@@ -176,7 +176,7 @@ class RegionProposalNetwork(nn.Module):
             kept = kept[rank < limits.post_nms]
         if limits.of_image is None:
             return kept
-        if self.style == "torchvision":
+        if self.style != "detectron":
             return kept[: limits.of_image]
         return kept[scores[kept].topk(min(limits.of_image, len(kept))).indices]
 
