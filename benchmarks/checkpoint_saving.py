@@ -2,9 +2,9 @@
 
     python benchmarks/checkpoint_saving.py
 
-A Faster R-CNN R-50-FPN with SGD's momentum, 41 million parameters. Copying all tensors, `save` in the
-background (which returns after such a copy), `save` written at once, and torch.save to the same disk
-take turns in one process. The last line is JSON: medians in seconds.
+A Faster R-CNN R-50-FPN with SGD's momentum, 41 million parameters. Copying all tensors, `save` in
+the background (which returns after such a copy), `save` written at once, and torch.save to the same
+disk take turns in one process. The last line is JSON: medians in seconds.
 """
 
 import json

@@ -292,6 +292,21 @@ def test_named_weights_are_where_a_training_begins_and_bring_no_iteration(
     assert [line["iteration"] for line in read_metrics(on.output_folder)] == [2]
 
 
+def test_averaged_weights_begin_at_the_named_ones(
+    trained: Trained, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    changes = {
+        "MODEL.WEIGHT": str(trained.folder / "model_final.pth"),
+        "OUTPUT_DIR": str(tmp_path),
+        "SOLVER.EMA_DECAY": 0.999,
+        "SOLVER.MAX_ITER": 1,
+    }
+    train(make_config(changes), skip_test=True)
+    averaged = load_file(tmp_path / "model_final.pth")["ema"]["weights"]
+    for name, value in weights_of(trained.folder).items():
+        assert torch.allclose(averaged[name], value, atol=1e-4)
+
+
 # Options of the training
 
 

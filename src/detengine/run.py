@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from detengine.checkpoint.catalog import find_weights
+from detengine.checkpoint.catalog import find_source, find_weights
 from detengine.checkpoint.checkpointer import DetectronCheckpointer
 from detengine.checkpoint.files import write_text
 from detengine.checkpoint.readers import read_file
@@ -89,7 +89,9 @@ def _train(
     parts: "_Parts", device: torch.device, should_stop: Callable[[], bool], *, resume: bool
 ) -> RunResult:
     cfg, folder, model = parts.cfg, parts.folder, parts.model
-    arguments = start_or_resume(cfg, parts.checkpointer, folder, parts.datasets, resume=resume)
+    arguments = start_or_resume(
+        cfg, parts.checkpointer, folder, parts.datasets, ema=parts.ema, resume=resume
+    )
     start_iter = arguments["iteration"]
     if is_main_process():
         write_text(folder / "config.yaml", to_yaml(cfg))
@@ -175,8 +177,8 @@ def _build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: 
 def evaluate(cfg: Config, weights: str | Path) -> Results:
     """Score a checkpoint on DATASETS.TEST; called by all ranks.
 
-    weights: a file, ours or the predecessor's or Caffe2's, an address, or a catalog:// name. Its
-    averaged weights (EMA) are taken where it has them, its class names, and nothing else.
+    weights: as MODEL.WEIGHT. The averaged ones (EMA) are taken where the file has them, its class
+    names, and nothing else.
     Results, predictions and pictures go to OUTPUT_DIR. Raises as `train` does.
     """
     if not cfg.DATASETS.TEST:
@@ -190,11 +192,14 @@ def evaluate(cfg: Config, weights: str | Path) -> Results:
     device = start_distributed(cfg.MODEL.DEVICE)
     folder = make_output_folder(cfg.OUTPUT_DIR)
     with logging_to(folder):
-        return _evaluate(cfg, find_weights(str(weights)), folder, device)
+        return _evaluate(cfg, str(weights), folder, device)
 
 
-def _evaluate(cfg: Config, weights: Path, folder: Path, device: torch.device) -> Results:
-    class_names = read_file(weights).get("categories") or None
+def _evaluate(cfg: Config, weights: str, folder: Path, device: torch.device) -> Results:
+    published = find_source(weights)
+    class_names = read_file(find_weights(weights)).get("categories") or None
+    if class_names is None and published is not None:
+        class_names = published.class_names or None
     test_sets = build_datasets(cfg, cfg.DATASETS.TEST, class_names)
     class_names = test_sets[0].class_names
     cfg = with_num_classes(cfg, class_names)

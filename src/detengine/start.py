@@ -10,6 +10,7 @@ from detengine.config.schema import Config
 from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import broadcast
 from detengine.monitor.sinks import last_iteration_with
+from detengine.solver.ema import ModelEMA
 
 logger = logging.getLogger("detengine.run")
 
@@ -22,12 +23,13 @@ def start_or_resume(
     folder: Path,
     datasets: Sequence[DetectionDataset],
     *,
+    ema: ModelEMA | None,
     resume: bool,
 ) -> dict[str, Any]:
     """Load what is asked for: the folder's own run, or MODEL.WEIGHT as a beginning; all ranks.
 
-    datasets: those that are trained on; a run goes on with none but its own. Returns do_train's
-    arguments.
+    datasets: those that are trained on; a run goes on with none but its own. ema: of the model; it
+    begins at the loaded weights. Returns do_train's arguments.
     """
     if resume and checkpointer.has_checkpoint():
         arguments = checkpointer.resume()
@@ -42,6 +44,8 @@ def start_or_resume(
         logger.warning("there is no run in %s to resume; a new one starts", folder)
     if cfg.MODEL.WEIGHT:
         checkpointer.load(cfg.MODEL.WEIGHT, strict=False)
+        if ema is not None:
+            ema.restart()
     return {"iteration": 0, "seed": cfg.SEED, "data": _identity_of(datasets)}
 
 

@@ -168,3 +168,14 @@ def test_the_average_is_not_used_while_it_is_applied(method: str) -> None:
 def test_a_decay_that_is_no_average_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match=rf"decay is {decay}.*EMA_DECAY"):
         ModelEMA(nn.Linear(1, 1), decay=decay)
+
+
+def test_a_restarted_average_begins_at_the_weights_as_they_are() -> None:
+    model = nn.Linear(2, 3)
+    ema = ModelEMA(model, 0.9, warmup_iters=5)
+    ema.update()
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+    ema.restart()
+    assert torch.equal(ema.state_dict()["weights"]["weight"], model.weight)
+    assert ema.updates == 0

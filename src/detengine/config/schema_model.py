@@ -226,8 +226,9 @@ class Model(Section):
     DEVICE: str = "cuda"
     """A device of torch, or auto: cuda if there is one, else mps, else cpu."""
     WEIGHT: str = ""
-    """The weights to start from: a file, an address (https://...), or a name of the predecessor's
-    catalog (catalog://ImageNetPretrained/MSRA/R-50); empty: none."""
+    """The weights to start from: a file, an address (https://...#sha256=...), or a name such as
+    catalog://ImageNetPretrained/MSRA/R-50 (the predecessor's), torchvision://resnet50 or
+    timm://resnet50; empty: none."""
     MASK_ON: Switch = False
     """Predict masks."""
     KEYPOINT_ON: Switch = False

@@ -50,6 +50,13 @@ class ModelEMA:
             torch._foreach_copy_(averages, weights)
         self.updates += 1
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin again from the weights as they are, after others were loaded into the model."""
+        self._raise_if_applied("restart()")
+        torch._foreach_copy_(self._averages, self._weights)
+        self.updates = 0
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside, and its own again afterwards, come what may.
