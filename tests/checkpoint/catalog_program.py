@@ -1,8 +1,10 @@
 """Run by torchrun on every rank: finds the weights at an address, and those at a wrong one.
 
-usage: torchrun ... catalog_program.py FOLDER ADDRESS
+usage: torchrun ... catalog_program.py FOLDER ADDRESS [apart|sharing]
+Then each rank is as on a machine of its own, with a cache of its own or one for both.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from detengine.distributed.launch import start_distributed, stop_distributed
 
 folder, address = Path(sys.argv[1]), sys.argv[2]
 start_distributed("cpu")
+if sys.argv[3:]:
+    os.environ["LOCAL_RANK"] = "0"
+if sys.argv[3:] == ["apart"]:
+    os.environ["DETENGINE_CACHE"] = str(folder / f"cache{comm.get_rank()}")
 lines = [find_weights(address).read_text()]
 try:
     find_weights(f"{address}.missing")

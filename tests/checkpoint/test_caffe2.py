@@ -1,11 +1,6 @@
-import os
-import pickle
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,9 +8,12 @@ from torchvision.models import resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
 from detengine.checkpoint.align import align, load_weights
-from detengine.checkpoint.caffe2 import load_pickle
+from detengine.checkpoint.array_pickle import load_pickle
 from detengine.checkpoint.checkpointer import Checkpointer
+from detengine.checkpoint.conversion import Conventions
 from detengine.checkpoint.maskrcnn_benchmark import name_map
+from detengine.config.load import load_config
+from detengine.modeling.anchors import AnchorGenerator
 
 ModelOf = Callable[..., nn.Module]
 
@@ -23,97 +21,6 @@ SHARED = Path(__file__).parents[2] / "../shared"
 RECORDED = SHARED / "golden/c2_pkl"
 MSRA_R50 = SHARED / "weights/R-50.pkl"
 needs_recordings = pytest.mark.skipif(not RECORDED.exists(), reason="../shared is absent")
-
-
-class RunsCode:
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("echo this must never run",)
-
-
-class TakesAnExtension:
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
-        return __import__, ("antigravity",)
-
-
-def pickled(path: Path, data: object, protocol: int = 2) -> Path:
-    path.write_bytes(pickle.dumps(data, protocol=protocol))
-    return path
-
-
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<i8"])
-def test_arrays_of_any_protocol_and_byte_order_come_back(
-    tmp_path: Path, protocol: int, dtype: str
-) -> None:
-    array = np.arange(6).reshape(2, 3).astype(dtype)
-    data = {"blobs": {"a_w": array}, "cfg": "MODEL: {}", "iteration": 3}
-    tensors = load_pickle(pickled(tmp_path / "x.pkl", data, protocol))
-    assert list(tensors) == ["model"]
-    assert torch.equal(tensors["model"]["a_w"].double(), torch.arange(6.0).view(2, 3).double())
-
-
-def test_a_bare_dict_of_arrays_is_read_too(tmp_path: Path) -> None:
-    path = pickled(tmp_path / "x.pkl", {"fc6_b": np.ones(3, np.float32)})
-    assert torch.equal(load_pickle(path)["model"]["fc6_b"], torch.ones(3))
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-@pytest.mark.parametrize(
-    ("thing", "name"),
-    [
-        (RunsCode(), r"(posix|nt)\.system"),
-        (TakesAnExtension(), r"(builtins|__builtin__)\.__import__"),
-        (OrderedDict(), r"collections\.OrderedDict"),
-        (np.float32(1), r"numpy\.core\.multiarray\.scalar"),
-        (np.ma.zeros(3), r"numpy\.ma\.core\._mareconstruct"),
-    ],
-)
-def test_a_pickle_that_asks_for_more_than_arrays_is_not_opened(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], thing: object, name: str, protocol: int
-) -> None:
-    path = pickled(tmp_path / "x.pkl", {"blobs": {"a_w": thing}}, protocol)
-    with pytest.raises(ValueError, match=rf"holds the Python object {name}, .* could run any code"):
-        load_pickle(path)
-    assert capfd.readouterr().out == ""
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_truncated_pickle_is_an_error(tmp_path: Path, share: float) -> None:
-    path = pickled(tmp_path / "x.pkl", {"blobs": {"a_w": np.ones(100)}})
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"x\.pkl is truncated or no pickle of Caffe2"):
-        load_pickle(path)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ([1, 2], "holds no weights but a list"),
-        ({"blobs": {}}, "holds no weights but a dict"),
-        ({"model": {"a": np.ones(1)}, "__author__": "x"}, "is a file of Detectron2.*not read"),
-        ({"blobs": {"a_w": "text"}}, "the blob 'a_w' .* is a str; expected an array of numbers"),
-        ({"blobs": {"a_w": np.array(["text"])}}, r"is a array of <U4|is an? array of <U4"),
-    ],
-)
-def test_a_pickle_without_weights_is_an_error(tmp_path: Path, data: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        load_pickle(pickled(tmp_path / "x.pkl", data))
-
-
-def test_a_web_page_is_called_one(tmp_path: Path) -> None:
-    (tmp_path / "x.pkl").write_text("<!doctype html><html></html>")
-    with pytest.raises(ValueError, match=r"x\.pkl is a web page"):
-        load_pickle(tmp_path / "x.pkl")
-
-
-def test_a_missing_file_and_a_wrong_checksum_are_errors(tmp_path: Path) -> None:
-    path = pickled(tmp_path / "x.pkl", {"a_w": np.ones(2)})
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*y\.pkl.*there are: x\.pkl"):
-        load_pickle(tmp_path / "y.pkl")
-    (tmp_path / "x.pkl.sha256").write_text(f"{'0' * 64}  x.pkl\n")
-    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
-        load_pickle(path)
 
 
 BLOBS = {
@@ -132,6 +39,8 @@ BLOBS = {
     "fpn_res3_3_sum_b": "backbone.fpn.layer_blocks.1.0.bias",
     "conv_rpn_fpn2_w": "rpn.head.conv.0.0.weight",
     "conv_rpn_b": "rpn.head.conv.0.0.bias",
+    "fpn_6_w": "backbone.fpn.extra_blocks.p6.weight",
+    "fpn_7_b": "backbone.fpn.extra_blocks.p7.bias",
     "rpn_cls_logits_fpn2_w": "rpn.head.cls_logits.weight",
     "rpn_bbox_pred_b": "rpn.head.bbox_pred.bias",
     "fc6_w": "roi_heads.box_head.fc6.0.weight",
@@ -142,6 +51,10 @@ BLOBS = {
     "_[mask]_fcn1_w": "roi_heads.mask_head.0.0.weight",
     "_[mask]_fcn1_gn_b": "roi_heads.mask_head.0.1.bias",
     "_[mask]_fcn4_b": "roi_heads.mask_head.3.0.bias",
+    "_mask_fcn2_w": "roi_heads.mask_head.1.0.weight",
+    "_mask_fcn2_gn_s": "roi_heads.mask_head.1.1.weight",
+    "_[mask]_res5_0_branch1_w": "roi_heads.mask_head.layer4.0.downsample.0.weight",
+    "_[mask]_res5_1_branch2c_bn_s": "roi_heads.mask_head.layer4.1.bn3.weight",
     "conv5_mask_w": "roi_heads.mask_predictor.conv5_mask.weight",
     "mask_fcn_logits_b": "roi_heads.mask_predictor.mask_fcn_logits.bias",
     "conv_fcn8_w": "roi_heads.keypoint_head.14.weight",
@@ -172,13 +85,99 @@ def test_a_box_head_of_convolutions_has_its_places(
 
 
 def test_what_no_detector_needs_is_set_aside_with_its_reason(model_of: ModelOf) -> None:
-    names = ["conv1_w_momentum", "fc1000_w", "pred_b", "kps_score_w"]
+    names = ["conv1_w_momentum", "fc1000_w", "pred_b", "conv1_b", "res2_0_branch2a_b"]
+    names += ["kps_score_w"]
     blobs = {name: torch.rand(1) for name in ["res2_0_branch1_w", *names]}
     model = model_of({"backbone.body.layer1.0.downsample.0.weight": torch.ones(1)})
     alignment = load_weights(model, blobs, source="x.pkl", strict=True)
     assert list(alignment.conversion.set_aside) == names
-    for reason in ("Caffe2's solver", "ImageNet's classifier", "a bilinear enlargement"):
+    for reason in ("Caffe2's solver", "ImageNet's classifier", "biases in front of norms"):
         assert reason in alignment.report()
+
+
+RETINANET_BLOBS = {
+    "retnet_cls_conv_n0_fpn3_w": "head.classification_head.conv.0.0.weight",
+    "retnet_cls_conv_n3_fpn3_b": "head.classification_head.conv.3.0.bias",
+    "retnet_bbox_conv_n1_fpn3_w": "head.regression_head.conv.1.0.weight",
+    "retnet_cls_pred_fpn3_w": "head.classification_head.cls_logits.weight",
+    "retnet_bbox_pred_fpn3_b": "head.regression_head.bbox_reg.bias",
+    "fpn_inner_res3_3_sum_lateral_w": "backbone.fpn.inner_blocks.0.0.weight",
+    "fpn_res5_2_sum_b": "backbone.fpn.layer_blocks.2.0.bias",
+}
+
+
+def test_each_blob_of_a_retinanet_has_its_place(model_of: ModelOf) -> None:
+    blobs = {name: torch.rand(1) for name in ["res3_0_branch1_w", *RETINANET_BLOBS]}
+    sources = align(model_of({}), blobs).conversion.sources
+    assert {theirs: ours for ours, theirs in sources.items()}.items() >= RETINANET_BLOBS.items()
+
+
+def test_a_retinanets_anchors_and_shifts_are_put_into_our_order_and_unit(
+    model_of: ModelOf,
+) -> None:
+    ratios, sizes = (1.0, 2.0, 0.5), (512, 645, 813)
+    anchors = AnchorGenerator([sizes], ratios, [128], "detectron").get_buffer("cell_anchors_0")
+    names = [
+        f"head.{name}.bias"
+        for name in ("classification_head.cls_logits", "regression_head.bbox_reg")
+    ]
+    model = model_of(
+        {names[0]: torch.zeros(9 * 2), names[1]: torch.zeros(9 * 4)},
+        anchors={"anchor_generator.cell_anchors_0": anchors},
+    )
+    # Of the anchor of each size and ratio: its own number, for each class and shift.
+    number = torch.tensor([[10.0 * size + ratio for ratio in range(3)] for size in range(3)])
+    blobs = {
+        "res3_0_branch1_w": torch.rand(1),
+        "retnet_cls_pred_fpn3_b": number.flatten().repeat_interleave(2),
+        "retnet_bbox_pred_fpn3_b": number.flatten().repeat_interleave(4),
+    }
+    load_weights(model, blobs, source="x.pkl", strict=False)
+    expected = number.T.flatten()
+    assert torch.equal(model.get_buffer(names[0]), expected.repeat_interleave(2))
+    factors = torch.tensor([10.0, 10.0, 5.0, 5.0]).repeat(9)
+    assert torch.equal(model.get_buffer(names[1]), expected.repeat_interleave(4) * factors)
+
+
+def residual(kind: str) -> dict[str, Tensor]:
+    """The blobs of one residual block."""
+    in_group = 2 if kind == "grouped" else 4
+    blobs = {
+        "res2_0_branch2a_w": torch.rand(4, 4, 1, 1),
+        "res2_0_branch2b_w": torch.rand(4, in_group, 3, 3),
+    }
+    if kind != "basic":
+        blobs["res2_0_branch2c_w"] = torch.rand(8, 4, 1, 1)
+    return blobs | {f"res2_0_branch2a_{'gn' if kind == 'group norm' else 'bn'}_s": torch.rand(4)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "stride_in_1x1"),
+    [("plain", True), ("grouped", False), ("group norm", False), ("basic", None)],
+)
+def test_the_blobs_tell_the_conventions(
+    model_of: ModelOf, kind: str, stride_in_1x1: bool | None
+) -> None:
+    conversion = align(model_of({}), residual(kind)).conversion
+    assert conversion.conventions == Conventions(bgr255=True, stride_in_1x1=stride_in_1x1)
+
+
+CATALOGUED = [
+    path
+    for path in sorted((SHARED / "golden/configs").rglob("*.yaml"))
+    if "catalog://" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("path", CATALOGUED, ids=lambda path: path.stem)
+def test_the_predecessors_configurations_agree_with_the_weights_they_name(
+    model_of: ModelOf, path: Path
+) -> None:
+    cfg = load_config(path)
+    name = cfg.MODEL.WEIGHT
+    kind = "group norm" if name.endswith("-GN") else "grouped" if "X-1" in name else "plain"
+    conventions = align(model_of({}), residual(kind)).conversion.conventions
+    assert conventions == Conventions(cfg.INPUT.TO_BGR255, cfg.MODEL.RESNETS.STRIDE_IN_1X1)
 
 
 def test_a_blob_of_no_known_name_is_named_as_unused(model_of: ModelOf) -> None:
@@ -269,3 +268,4 @@ def test_msras_r_50_fills_a_resnet_completely(tmp_path: Path) -> None:
     assert len(alignment.matched) == len(blobs) - 2 + 2 * 53
     assert torch.equal(body.layer3[5].conv2.weight, blobs["res4_5_branch2b_w"])
     assert torch.equal(body.bn1.bias, blobs["res_conv1_bn_b"])
+    assert alignment.conversion.conventions == Conventions(bgr255=True, stride_in_1x1=True)

@@ -62,6 +62,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache's folder; the predecessor's is the folder `old` beside it."""
     monkeypatch.setenv("DETENGINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_MODEL_ZOO", str(tmp_path / "old"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return tmp_path / "cache"
 
@@ -215,4 +216,25 @@ def test_rank_0_downloads_and_all_ranks_get_the_file_or_the_error(
     texts = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert texts[0] == texts[1]
     assert texts[0].startswith("weights\nOSError: the weights http://127.0.0.1")
+    assert server.requests == ["/a.pth", "/a.pth.missing"]
+
+
+def test_each_machine_fetches_once_into_a_cache_of_its_own(
+    server: Server, tmp_path: Path, run_two_ranks: Callable[..., None]
+) -> None:
+    server.files["/a.pth"] = b"weights"
+    program = Path(__file__).parent / "catalog_program.py"
+    run_two_ranks(program, tmp_path, f"{server.address}/a.pth", "apart")
+    texts = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
+    assert [text.splitlines()[0] for text in texts] == ["weights"] * 2
+    assert all((tmp_path / f"cache{rank}/a.pth").is_file() for rank in range(2))
+    assert server.requests == ["/a.pth", "/a.pth", "/a.pth.missing"]
+
+
+def test_machines_that_share_a_cache_fetch_once_together(
+    server: Server, tmp_path: Path, run_two_ranks: Callable[..., None]
+) -> None:
+    server.files["/a.pth"] = b"weights"
+    program = Path(__file__).parent / "catalog_program.py"
+    run_two_ranks(program, tmp_path, f"{server.address}/a.pth", "sharing")
     assert server.requests == ["/a.pth", "/a.pth.missing"]

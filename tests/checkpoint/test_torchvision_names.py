@@ -3,10 +3,17 @@ import re
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import maskrcnn_resnet50_fpn, retinanet_resnet50_fpn
+from torchvision.models.detection import (
+    maskrcnn_resnet50_fpn,
+    retinanet_resnet50_fpn,
+)
 
 from detengine.checkpoint.align import align
+from detengine.checkpoint.conversion import Conventions
 from detengine.checkpoint.torchvision_names import recognise
+from detengine.config.load import load_config
+from detengine.modeling.build import build_detection_model
+from detengine.modeling.build_retinanet import BOX_WEIGHTS
 
 
 def published(name: str) -> str:
@@ -30,4 +37,46 @@ def test_torchvisions_published_names_are_its_present_ones(build: type, renamed:
     assert not recognise(state)
     alignment = align(model, old)
     assert alignment.is_complete
-    assert all(alignment.matched[name] is tensor for name, tensor in state.items())
+    assert all(
+        alignment.matched[name] is tensor
+        for name, tensor in state.items()
+        if not name.endswith("running_var")
+    )
+    assert alignment.conversion.conventions == Conventions(bgr255=False, stride_in_1x1=False)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-5])
+def test_the_published_norms_have_no_epsilon(epsilon: float) -> None:
+    options = ["MODEL.RPN_ONLY", True, "MODEL.ARITHMETIC.FROZEN_BN_EPSILON", epsilon]
+    model = build_detection_model(load_config(None, ["CONVENTIONS", "modern", *options]))
+    state = model.state_dict()
+    name = "backbone.body.layer2.0.bn1.running_var"
+    state[name].uniform_(1e-6, 1e-3)
+    matched = align(model, {published(each): tensor for each, tensor in state.items()}).matched
+    torch.testing.assert_close(matched[name] + epsilon, state[name], rtol=1e-5, atol=1e-10)
+
+
+def test_the_shifts_of_a_published_retinanet_are_put_into_our_unit() -> None:
+    options = [
+        "CONVENTIONS",
+        "modern",
+        "MODEL.RETINANET_ON",
+        True,
+        "MODEL.RETINANET.NUM_CLASSES",
+        3,
+    ]
+    model = build_detection_model(
+        load_config(None, [*options, "MODEL.BACKBONE.CONV_BODY", "R-50-FPN-RETINANET"])
+    )
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    matched = align(model, {published(name): tensor for name, tensor in state.items()}).matched
+    name = "head.regression_head.bbox_reg.weight"
+    factors = torch.tensor(BOX_WEIGHTS).repeat(9).view(-1, 1, 1, 1)
+    torch.testing.assert_close(matched[name], state[name] * factors)
+    name = "head.classification_head.cls_logits.weight"
+    assert torch.equal(matched[name], state[name])
+    torchvisions = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    state = torchvisions.state_dict()
+    matched = align(torchvisions, {published(each): t for each, t in state.items()}).matched
+    name = "head.regression_head.bbox_reg.weight"
+    assert torch.equal(matched[name], state[name])

@@ -19,7 +19,7 @@ from detengine.checkpoint.files import load_file
 from detengine.config.load import load_config
 
 Command = Callable[..., Any]
-COMMANDS = ["train", "eval", "demo", "config"]
+COMMANDS = ["train", "eval", "demo", "config", "convert"]
 
 
 def words(text: str) -> str:

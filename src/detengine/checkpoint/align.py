@@ -1,18 +1,21 @@
 """Weights from a file into a model: by name and by shape, with a report of what did not fit."""
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from detengine.checkpoint.classes import ClassNames, ClassRows, rows_by_class
 from detengine.checkpoint.conversion import Conversion
 from detengine.checkpoint.readers import convert
 
 _COUNTER = "num_batches_tracked"
 """A batch normalisation's own counter: no weight, and absent from many files."""
 _LONGEST_LIST = 10
+_BOTTLENECK = re.compile(r"backbone\.body\.layer[234]\.0\.conv3\.weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +24,7 @@ class Alignment:
 
     matched, missing: by the model's names. unexpected: by the file's. wrong_shape: the model's
     name, shape in the file, shape in the model. conversion: how the file's names were read.
+    class_rows: what was made of the heads that depend on classes.
     """
 
     matched: dict[str, Tensor]
@@ -28,6 +32,7 @@ class Alignment:
     unexpected: list[str]
     wrong_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
     conversion: Conversion = field(default_factory=lambda: Conversion({}))
+    class_rows: ClassRows = field(default_factory=ClassRows)
 
     @property
     def is_complete(self) -> bool:
@@ -47,6 +52,11 @@ class Alignment:
         """
         halves = {_part_of(name) for name in self.missing} & set(map(_part_of, self.matched))
         return not (halves or self.unexpected or self.wrong_shape or self.conflicts)
+
+    @property
+    def fills_bottlenecks(self) -> bool:
+        """Whether the weights are of a ResNet body of ours that has bottlenecks."""
+        return any(_BOTTLENECK.fullmatch(name) for name in self.matched)
 
     def summary(self) -> str:
         """One line: what matches, what the model needs not, and which of its parts are not in."""
@@ -68,6 +78,7 @@ class Alignment:
             lines.append(
                 f"{len(made)} of them are not in the file, whose format fixes their values"
             )
+        lines.extend(self.class_rows.report())
         lines.extend(self.conflicts)
         for title, names in self._lists():
             if names:
@@ -104,8 +115,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def align(model: nn.Module, loaded: Mapping[str, Tensor]) -> Alignment:
-    """Match a file's tensors to a model's by name.
+def align(
+    model: nn.Module, loaded: Mapping[str, Tensor], class_names: ClassNames | None = None
+) -> Alignment:
+    """Match a file's tensors to a model's by name, and with class_names, heads' rows by class.
 
     The names are taken without the `module.` of DistributedDataParallel and the `_orig_mod.` of
     torch.compile, and read as `readers.convert` reads them: the model's own, those of a part of it
@@ -117,6 +130,8 @@ def align(model: nn.Module, loaded: Mapping[str, Tensor]) -> Alignment:
     found = {ours: loaded[theirs] for ours, theirs in conversion.sources.items()}
     found |= conversion.rearranged
     found |= conversion.made
+    class_rows = rows_by_class(model_state, found, class_names)
+    found |= class_rows.merged
     known = {t for ours, t in conversion.sources.items() if ours in model_state}
     known |= conversion.set_aside.keys()
     common = [name for name in model_state if name in found]
@@ -131,21 +146,29 @@ def align(model: nn.Module, loaded: Mapping[str, Tensor]) -> Alignment:
             if found[name].shape != model_state[name].shape
         ],
         conversion=conversion,
+        class_rows=class_rows,
     )
 
 
 def load_weights(
-    model: nn.Module, loaded: Mapping[str, Tensor], *, source: str, strict: bool
+    model: nn.Module,
+    loaded: Mapping[str, Tensor],
+    *,
+    source: str,
+    strict: bool,
+    class_names: ClassNames | None = None,
+    check: Callable[[Alignment], None] | None = None,
 ) -> Alignment:
     """Copy a file's tensors into the model.
 
-    strict: every tensor of both sides must fit. Otherwise those that fit are taken, and the others
-    of the model stay as they were initialised; the caller logs the report. source: the file, for
-    the message. Raises ValueError, the model being unchanged, if nothing fits, if strict and
-    anything does not, or if a parameter is not finite.
+    strict: every tensor of both sides must fit. Otherwise those that fit are taken, of heads for
+    other class_names the rows of the classes that both have, and the others of the model stay as
+    they were initialised; the caller logs the report. source: the file, for the message. check:
+    what else may refuse the weights, by an error. Raises ValueError, the model being unchanged, if
+    nothing fits, if strict and anything does not, or if a parameter is not finite.
     """
     model = unwrapped(model)
-    alignment = align(model, loaded)
+    alignment = align(model, loaded, None if strict else class_names)
     if not alignment.matched:
         raise ValueError(
             f"none of the {len(loaded)} tensors in {source} fits this model.\n"
@@ -160,6 +183,8 @@ def load_weights(
         report = alignment.report()
         raise ValueError(f"the weights in {source} are not this model's.\n{report}\n{cure}")
     _raise_if_not_finite(model, alignment, source)
+    if check is not None:
+        check(alignment)
     model.load_state_dict(alignment.matched, strict=False)
     return alignment
 

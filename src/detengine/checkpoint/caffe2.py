@@ -1,33 +1,33 @@
-"""Caffe2 Detectron's weights (`.pkl`): arrays out of a pickle that may hold nothing else."""
+"""Caffe2 Detectron's names, and what its weights want of a model."""
 
-import pickle
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detengine.checkpoint import maskrcnn_benchmark
-from detengine.checkpoint.conversion import Conversion
-from detengine.checkpoint.files import (
-    raise_if_checksum_differs,
-    raise_if_no_file,
-    raise_if_web_page,
-)
+from detengine.checkpoint.anchor_heads import AnchorLayout, rearrange_anchor_heads
+from detengine.checkpoint.conversion import Conventions, Conversion
 from detengine.checkpoint.trunk import CLASSIFIER, places_of
 
 FORMAT = "Caffe2 Detectron's names"
+
+ANCHORS = AnchorLayout(rpn_by_size=False, retinanet_by_size=True, plain_deltas=True)
+"""From Detectron's generate_anchors.py and, of RetinaNet, test_retinanet.py."""
 
 _PARAMETERS = {"w": "weight", "s": "weight", "b": "bias"}
 _KIND = r"_(?:(bn|gn)_)?([wsb])"
 _NO_PLACE = (
     (re.compile(r".*_momentum"), "the momentum of Caffe2's solver"),
     (re.compile(r"(?:fc1000|pred)_[wb]"), CLASSIFIER),
+    (
+        re.compile(r"(?:conv1|(?:_\[mask\]_)?res\d_\d+_branch[12][abc]?)_b"),
+        "biases in front of norms, which Detectron does not use either",
+    ),
     (re.compile(r"kps_score_[wb]"), "a bilinear enlargement, which is no weight here"),
 )
+_MASK_STAGE = "roi_heads.mask.feature_extractor.head.layer4"
 # Blobs without their ending (_w, _b, _bn_s, _bn_b, _gn_s, _gn_b), and the predecessor's module.
 _MODULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"(?:res_)?conv1"), lambda m: "backbone.body.stem.conv1"),
@@ -40,6 +40,14 @@ _MODULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda m: f"backbone.body.layer{int(m[1]) - 1}.{m[2]}.conv{'abc'.index(m[3]) + 1}",
     ),
     (
+        re.compile(r"_\[mask\]_res5_(\d+)_branch1"),
+        lambda m: f"{_MASK_STAGE}.{m[1]}.downsample.0",
+    ),
+    (
+        re.compile(r"_\[mask\]_res5_(\d+)_branch2([abc])"),
+        lambda m: f"{_MASK_STAGE}.{m[1]}.conv{'abc'.index(m[2]) + 1}",
+    ),
+    (
         re.compile(r"fpn_inner_res(\d)_\d+_sum(?:_lateral)?"),
         lambda m: f"backbone.fpn.fpn_inner{int(m[1]) - 1}",
     ),
@@ -47,61 +55,26 @@ _MODULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         re.compile(r"fpn_res(\d)_\d+_sum"),
         lambda m: f"backbone.fpn.fpn_layer{int(m[1]) - 1}",
     ),
-    (re.compile(r"conv_rpn(?:_fpn2)?"), lambda m: "rpn.head.conv"),
-    (re.compile(r"rpn_(cls_logits|bbox_pred)(?:_fpn2)?"), lambda m: f"rpn.head.{m[1]}"),
+    (re.compile(r"fpn_([67])"), lambda m: f"backbone.fpn.top_blocks.p{m[1]}"),
+    (re.compile(r"conv_rpn(?:_fpn\d)?"), lambda m: "rpn.head.conv"),
+    (re.compile(r"rpn_(cls_logits|bbox_pred)(?:_fpn\d)?"), lambda m: f"rpn.head.{m[1]}"),
+    (
+        re.compile(r"retnet_(cls|bbox)_conv_n(\d+)_fpn\d"),
+        lambda m: f"rpn.head.{m[1]}_tower.{2 * int(m[2])}",
+    ),
+    (re.compile(r"retnet_cls_pred_fpn\d"), lambda m: "rpn.head.cls_logits"),
+    (re.compile(r"retnet_bbox_pred_fpn\d"), lambda m: "rpn.head.bbox_pred"),
     (re.compile(r"fc[67]"), lambda m: f"roi_heads.box.feature_extractor.{m[0]}"),
     (re.compile(r"head_conv(\d+)"), lambda m: f"roi_heads.box.feature_extractor.xconvs.{m[1]}"),
     (re.compile(r"cls_score|bbox_pred"), lambda m: f"roi_heads.box.predictor.{m[0]}"),
     (
-        re.compile(r"_\[mask\]_fcn(\d+)"),
+        re.compile(r"_(?:\[mask\]|mask)_fcn(\d+)"),
         lambda m: f"roi_heads.mask.feature_extractor.mask_fcn{m[1]}",
     ),
     (re.compile(r"conv5_mask|mask_fcn_logits"), lambda m: f"roi_heads.mask.predictor.{m[0]}"),
     (re.compile(r"conv_fcn\d+"), lambda m: f"roi_heads.keypoint.feature_extractor.{m[0]}"),
     (re.compile(r"kps_score_lowres"), lambda m: f"roi_heads.keypoint.predictor.{m[0]}"),
 )
-
-
-def load_pickle(path: Path) -> dict[str, Any]:
-    """`{"model": blobs}` of a Caffe2 pickle, written by Python 2 or 3, its blobs as tensors.
-
-    The checksum is verified where its file is there. Raises FileNotFoundError, IsADirectoryError,
-    or ValueError for a file that is damaged, holds anything but arrays and plain values, or whose
-    blobs are no arrays of numbers.
-    """
-    raise_if_no_file(path)
-    raise_if_checksum_differs(path)
-    raise_if_web_page(path)
-    data = _unpickle(path)
-    blobs = data.get("blobs", data) if isinstance(data, Mapping) else data
-    if isinstance(blobs, Mapping) and isinstance(blobs.get("model"), Mapping):
-        raise ValueError(
-            f"{path} is a file of Detectron2 (its arrays stand under 'model'), whose names are not "
-            "read. Expected Caffe2 Detectron's weights, or those of maskrcnn-benchmark, "
-            "torchvision or detengine (.pth)."
-        )
-    if not isinstance(blobs, Mapping) or not blobs:
-        raise ValueError(
-            f"{path} holds no weights but a {type(data).__name__}; expected a dict of arrays, or "
-            "one that has such a dict under 'blobs'."
-        )
-    return {"model": {name: _tensor(path, name, blob) for name, blob in blobs.items()}}
-
-
-def _unpickle(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return _ArrayUnpickler(file, encoding="latin1").load()  # Python 2's arrays are text
-    except _ForbiddenObject as error:
-        raise ValueError(
-            f"{path} holds the Python object {error}, and opening such could run any code, so it "
-            "is not opened. Expected NumPy arrays and plain values only, as Caffe2 Detectron's "
-            "weights are; where you trust the file, save its arrays alone."
-        ) from error
-    except Exception as error:  # whatever a strange file makes the unpickler raise
-        raise ValueError(
-            f"{path} is truncated or no pickle of Caffe2 Detectron ({error}). Copy it again."
-        ) from error
 
 
 def recognise(loaded: Mapping[str, Tensor]) -> bool:
@@ -112,7 +85,8 @@ def recognise(loaded: Mapping[str, Tensor]) -> bool:
 def convert(loaded: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """Blob names in ours, by way of the predecessor's; the stage names follow from the blobs.
 
-    Detectron folds the batch norms' statistics into a scale and a bias (`_bn_s`, `_bn_b`): where
+    Of all levels that share a layer, Detectron keeps it under the finest one's name (`_fpn2`). It
+    folds the batch norms' statistics into a scale and a bias (`_bn_s`, `_bn_b`): where
     the model has statistics, they become those that leave scale and bias alone.
     """
     theirs = {name: _predecessor_name(name, loaded) for name in loaded if not _why_unused(name)}
@@ -120,16 +94,39 @@ def convert(loaded: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     names = model.state_dict().keys()
     sources = {
         place: blob
-        for blob, predecessors in theirs.items()
+        for blob, predecessors in sorted(theirs.items(), key=_is_of_mask_head)
         for place in places_of(ours[predecessors], names)
     }
     folded = [place for place, blob in sources.items() if blob.endswith("_bn_s")]
     return Conversion(
         sources,
         format=FORMAT,
+        rearranged=rearrange_anchor_heads(sources, loaded, model, ANCHORS),
         set_aside={name: why for name in loaded if (why := _why_unused(name))},
         made={name: tensor for place in folded for name, tensor in _statistics(place, model)},
+        conventions=_conventions(loaded),
     )
+
+
+def _conventions(blobs: Mapping[str, Tensor]) -> Conventions:
+    """BGR in 0..255 always; the stride by the kind of bottleneck.
+
+    MSRA's plain ones, with folded batch norms, have it in the first convolution; FAIR's ResNeXts
+    (grouped) and group norm nets, trained after fb.resnet.torch, in the second: STRIDE_1X1 in
+    Detectron's configurations.
+    """
+    body = [name for name in blobs if re.match(r"res\d_\d+_branch2", name)]
+    if not any(name.endswith("branch2c_w") for name in body):
+        return Conventions(bgr255=True)
+    middle = [blobs[name].shape for name in body if name.endswith("branch2b_w")]
+    grouped = any(len(shape) == 4 and shape[1] < shape[0] for shape in middle)
+    has_group_norm = any(name.endswith("_gn_s") for name in body)
+    return Conventions(bgr255=True, stride_in_1x1=not (grouped or has_group_norm))
+
+
+def _is_of_mask_head(blob: tuple[str, str]) -> bool:
+    """A mask head's own last stage comes last, and wins over the one that all heads can have."""
+    return blob[0].startswith("_[mask]_res5")
 
 
 def _why_unused(blob: str) -> str:
@@ -152,14 +149,14 @@ def _predecessor_name(blob: str, blobs: Mapping[str, Tensor]) -> str:
 def _layer(module: str, is_norm: bool, has_norm: bool) -> str:
     """The convolution's or its norm's module, as the predecessor lays them out.
 
-    In a body they stand side by side (conv2, bn2; downsample.0, .1), elsewhere in a sequence
+    In a residual stage they stand side by side (conv2, bn2; downsample.0, .1), elsewhere in a row
     (fc6.0, .1), but where there is no norm the layer stands alone. has_norm: of that layer.
     """
     stacked = re.fullmatch(r"(.*\.xconvs)\.(\d+)", module)
     if stacked:
         first = (int(stacked[2]) - 1) * (3 if has_norm else 2)  # convolution, norm, ReLU
         return f"{stacked[1]}.{first + is_norm}"
-    if module.startswith("backbone.body."):
+    if module.startswith(("backbone.body.", _MASK_STAGE)):
         if is_norm:
             module = re.sub(r"\.conv(\d)$", r".bn\1", module)
             module = re.sub(r"\.downsample\.0$", ".downsample.1", module)
@@ -183,61 +180,3 @@ def _statistics(scale_name: str, model: nn.Module) -> list[tuple[str, Tensor]]:
         return []
     zeros = torch.zeros(mean.shape)
     return [(f"{norm_name}.running_mean", zeros), (f"{norm_name}.running_var", zeros + 1 - eps)]
-
-
-def _tensor(path: Path, name: object, blob: object) -> Tensor:
-    if not isinstance(blob, np.ndarray) or blob.dtype.kind not in "fiub":
-        kind = f"array of {blob.dtype}" if isinstance(blob, np.ndarray) else type(blob).__name__
-        raise ValueError(
-            f"the blob {name!r} in {path} is a {kind}; expected an array of numbers. Is it a "
-            "pickle of Caffe2 Detectron's weights?"
-        )
-    return torch.from_numpy(np.array(blob, dtype=blob.dtype.newbyteorder("=")))
-
-
-class _ForbiddenObject(Exception):  # noqa: N818  (its text is the object's name, no message)
-    """A pickle asks for something else than an array."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain values, and looks nothing else up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy._core.", "numpy.core.")
-        try:
-            return _ARRAY_PARTS[module, name]
-        except KeyError:
-            raise _ForbiddenObject(f"{module}.{name}") from None
-
-
-def _make_empty_array(subtype: type, shape: tuple[int, ...], dtype: object) -> Any:
-    """NumPy's _reconstruct, for the empty array that a pickle fills afterwards."""
-    if subtype is not np.ndarray or shape != (0,):
-        raise ValueError(f"an array is to be made of {subtype!r} with the shape {shape}")
-    return np.ndarray.__new__(np.ndarray, shape, np.dtype("b"))
-
-
-def _make_array(content: bytes, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
-    """NumPy's _frombuffer, which makes the array in protocol 5."""
-    return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
-def _make_dtype(code: str, align: int = 0, _copy: int = 1) -> Any:
-    """A dtype of its own, since a pickle changes what it gets; Python 2 wrote integers as flags."""
-    return np.dtype(code, align=bool(align), copy=True)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """An array's bytes, which Python 3 writes as text in protocol 2."""
-    if encoding != "latin1":
-        raise ValueError(f"an array's bytes are to be read as {encoding!r}, not as latin1")
-    return text.encode("latin1")
-
-
-_ARRAY_PARTS: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _make_empty_array,
-    ("numpy.core.numeric", "_frombuffer"): _make_array,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _make_dtype,
-    ("_codecs", "encode"): _encode,
-}

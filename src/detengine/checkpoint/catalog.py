@@ -1,7 +1,7 @@
-"""Weights by name: a file, an address, or a name of the predecessor's catalog of models.
+"""Weights by name: a file, an address, a model of torchvision's or timm's, or of the catalog.
 
 Downloads are kept in a folder, and their checksums beside them, so that a file is fetched once and
-damage is noticed. Names and addresses are those of maskrcnn_benchmark/config/paths_catalog.py.
+damage is noticed. The catalog is that of maskrcnn_benchmark/config/paths_catalog.py.
 """
 
 import hashlib
@@ -15,16 +15,19 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
+import torch
+
+from detengine.checkpoint.published import TIMM, TORCHVISION, Source, find_published
 from detengine.distributed import comm
 
 _logger = logging.getLogger("detengine.checkpoint")
 
 _CATALOG = "catalog://"
 _SERVER = "https://dl.fbaipublicfiles.com/detectron"
+_SHA256_DIGITS = 64
 _TIMEOUT = 30
 """Seconds without an answer before a server is given up."""
 
@@ -57,38 +60,21 @@ SHA256 = {
 """What is known of published files."""
 
 
-class Source(NamedTuple):
-    """An address, the name its file is kept under, and the file's sha256 where it is known."""
-
-    address: str
-    file_name: str
-    sha256: str | None
-
-
 def find_weights(name: str) -> Path:
-    """The file of the weights, downloaded if need be. All ranks call it; rank 0 fetches.
+    """The file of the weights, downloaded if need be. All ranks call it; one of a machine fetches.
 
     name: a path, which is returned as it is; an address http(s)://..., which may end with
-    #sha256=<64 hex digits>; or catalog://ImageNetPretrained/... and catalog://Caffe2Detectron/...
-    A file is looked for in $DETENGINE_CACHE (~/.cache/detengine/weights) and where the predecessor
-    kept it, under the last part of its address. Its checksum is compared at every use.
+    #sha256=<64 hex digits>; catalog://ImageNetPretrained/... and catalog://Caffe2Detectron/...;
+    torchvision://maskrcnn_resnet50_fpn_v2, which may end with one of its weights (/COCO_V1); or
+    timm://resnet50, which may end with one of its tags (.a1_in1k).
+    A file is looked for in $DETENGINE_CACHE (~/.cache/detengine/weights), where the predecessor
+    kept it and, if its checksum is known, in torch.hub's folder, under the last part of its
+    address. Its checksum is compared at every use.
     Raises ValueError for an unknown name or a file whose checksum differs, and OSError with the
     address, the places and the cure if it can neither be found nor fetched; on all ranks alike.
     """
     source = find_source(name)
-    if source is None:
-        return Path(name)
-    path: Path | None = None
-    problem: Exception | None = None
-    if comm.is_main_process():
-        try:
-            path = _find_or_fetch(source)
-        except (OSError, ValueError) as error:  # raised below, when all ranks know
-            problem = error
-    path, problem = comm.broadcast((path, problem))
-    if path is None:
-        raise problem or OSError(f"rank 0 could not fetch {source.address}")
-    return path
+    return Path(name) if source is None else _on_this_machine(source)
 
 
 def find_source(name: str) -> Source | None:
@@ -96,6 +82,8 @@ def find_source(name: str) -> Source | None:
     if name.startswith(_CATALOG):
         address = _address_of(name.removeprefix(_CATALOG))
         return Source(address, _file_name(address), SHA256.get(address))
+    if name.startswith((TORCHVISION, TIMM)):
+        return find_published(name)
     if not name.startswith(("http://", "https://")):
         return None
     address, _, fragment = name.partition("#")
@@ -106,6 +94,32 @@ def find_source(name: str) -> Source | None:
         )
     sha256 = expected[1].lower() if expected else SHA256.get(address)
     return Source(address, _file_name(address), sha256)
+
+
+def _on_this_machine(source: Source) -> Path:
+    """Rank 0 fetches first, then the first rank of each other machine, which may share its cache.
+
+    All ranks call it, and raise together. torchrun numbers a machine's ranks in a row, and says in
+    LOCAL_RANK how far each is from the first.
+    """
+    rank = comm.get_rank()
+    first = rank - int(os.environ.get("LOCAL_RANK", "0")) if comm.is_distributed() else rank
+    found: dict[int, Path] = {}
+    for is_my_turn in (rank == 0, rank == first != 0):
+        outcomes = comm.all_gather(_try_to_find(source) if is_my_turn else None)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is not None:
+                found[index] = outcome
+    return found[first]
+
+
+def _try_to_find(source: Source) -> Path | Exception:
+    try:
+        return _find_or_fetch(source)
+    except (OSError, ValueError) as error:  # raised when all ranks know
+        return error
 
 
 def _address_of(name: str) -> str:
@@ -154,6 +168,8 @@ def _predecessors_folder() -> Path:
 def _find_or_fetch(source: Source) -> Path:
     own = _own_place(source)
     places = [own, _predecessors_folder() / source.file_name]
+    if source.sha256 is not None:
+        places.append(Path(torch.hub.get_dir()) / "checkpoints" / source.file_name)
     for place in places:
         if place.is_file():
             _raise_if_checksum_differs(place, source)
@@ -177,16 +193,22 @@ def _beside(place: Path, suffix: str) -> Path:
 
 
 def _raise_if_checksum_differs(place: Path, source: Source) -> None:
-    """Against the known checksum, or else the one that was written at the download, if any."""
+    """Against the known checksum, or its first digits, and the one written at the download."""
     record = _beside(place, ".sha256")
-    expected = source.sha256
-    if expected is None and record.is_file():
-        expected = record.read_text().split(maxsplit=1)[0]
-    if expected is not None and (found := _sha256(place)) != expected:
-        raise ValueError(
-            f"the weights in {place} are damaged, or are others: their sha256 is {found}, but that "
-            f"of {source.address} is {expected}. Delete the file to have it downloaded again."
-        )
+    known = [source.sha256 or ""]
+    if len(known[0]) < _SHA256_DIGITS and record.is_file():
+        known.append(record.read_text().split(maxsplit=1)[0])
+    if not any(known):
+        return
+    found = _sha256(place)
+    for expected in known:
+        if not found.startswith(expected):
+            verb = "is" if len(expected) == _SHA256_DIGITS else "begins with"
+            raise ValueError(
+                f"the weights in {place} are damaged, or are others: their sha256 is {found}, but "
+                f"that of {source.address} {verb} {expected}. Delete the file to have it "
+                "downloaded again."
+            )
 
 
 def _sha256(path: Path) -> str:
@@ -204,7 +226,7 @@ def _fetch(source: Source, place: Path, looked_in: list[Path]) -> None:
         except (OSError, ValueError, HTTPException) as error:  # HTTPError is an OSError
             raise OSError(_cannot_fetch(source, place, looked_in, error)) from error
         found = _sha256(aside)
-        if source.sha256 not in (None, found):
+        if not found.startswith(source.sha256 or ""):
             raise ValueError(
                 f"what {source.address} sent has the sha256 {found}, but {source.sha256} was "
                 "expected; nothing was kept. Is the checksum right? Otherwise try again."
@@ -217,7 +239,7 @@ def _fetch(source: Source, place: Path, looked_in: list[Path]) -> None:
 @contextmanager
 def _aside(place: Path) -> Iterator[Path]:
     """A name in the same folder, of this process alone; nothing is left there."""
-    aside = _beside(place, f".{os.getpid()}.part")
+    aside = _beside(place, f".{comm.get_rank()}-{os.getpid()}.part")
     try:
         yield aside
     finally:

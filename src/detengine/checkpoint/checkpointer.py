@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from detengine.checkpoint import entries, history
-from detengine.checkpoint.align import Alignment, compare_classes, load_weights, unwrapped
+from detengine.checkpoint.align import compare_classes, load_weights, unwrapped
 from detengine.checkpoint.background import BackgroundWork
 from detengine.checkpoint.catalog import find_source, find_weights
 from detengine.checkpoint.classes import ClassNames
-from detengine.checkpoint.conventions import raise_if_conventions_differ
+from detengine.checkpoint.conventions import conventions_check
 from detengine.checkpoint.conversion import Conventions
 from detengine.checkpoint.files import raise_if_not_plain, save_file
 from detengine.checkpoint.readers import read_file
@@ -160,7 +160,7 @@ class Checkpointer:
         of heads for other classes the rows of those that both have, and what does not is said and
         stays as it was initialised, as training from other weights needs it.
         Returns the file's other entries, without the states. Raises as `find_weights`, `read_file`,
-        `load_weights` and `raise_if_conventions_differ` do. All ranks call it.
+        `load_weights` and `conventions_check` do. All ranks call it.
         """
         source = find_source(str(path))
         file = find_weights(str(path))
@@ -174,7 +174,7 @@ class Checkpointer:
         self.logger.info("loading the %s of %s", which, path)
         if source is not None and not data["categories"]:
             data["categories"] = list(source.class_names)
-        known = source.conventions if source else None
+        known = None if source is None else source.conventions
         self._load_model(file, data, weights, strict=strict, known=known)
         return {name: data[name] for name in data if name not in ("model", *entries.STATES)}
 
@@ -236,14 +236,9 @@ class Checkpointer:
             self.logger.warning("not taken over: %s, which this run has not", surplus)
 
     def _load_model(
-        self,
-        path: Path,
-        data: dict[str, Any],
-        weights: Any,
-        *,
-        strict: bool,
+        self, path: Path, data: dict[str, Any], weights: Any, *, strict: bool,
         known: Conventions | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """known: what the file's address tells of the weights."""
         classes = compare_classes(self.class_names, data["categories"])
         if classes and strict:
@@ -251,23 +246,15 @@ class Checkpointer:
                 f"{path} was trained for other classes, so its labels mean something else."
                 f"\n{classes}\nGive the file's classes, in its order, under DATASETS.CLASSES."
             )
-
-        def check_conventions(alignment: Alignment) -> None:
-            raise_if_conventions_differ(
-                str(path),
-                [alignment.conversion.conventions, known],
-                file_config=data.get("config") or "",
-                config=self.config,
-                has_bottlenecks=alignment.fills_bottlenecks,
-            )
-
         alignment = load_weights(
             self.model,
             weights,
             source=str(path),
             strict=strict,
             class_names=ClassNames(self.class_names, data["categories"]) if classes else None,
-            check=check_conventions,
+            check=conventions_check(
+                str(path), known, file_config=data.get("config") or "", config=self.config
+            ),
         )
         if classes or not alignment.fills_whole_parts:
             table = "" if alignment.class_rows.merged else classes

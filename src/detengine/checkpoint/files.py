@@ -232,7 +232,9 @@ def raise_if_web_page(path: Path) -> None:
 
 
 def _others_in(folder: Path, damaged: Path | None = None) -> str:
-    files = [*folder.glob("*.pth"), *folder.glob("*.pkl")]
+    files = [
+        file for suffix in ("pth", "pkl", "safetensors") for file in folder.glob(f"*.{suffix}")
+    ]
     names = sorted(file.name for file in files if file != damaged)
     if not names:
         return f"There is no {'other ' if damaged else ''}.pth file in {folder.absolute()}."

@@ -50,7 +50,8 @@ def convert(loaded: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """Its names in ours; its anchors and a shared extractor's second copy are set aside.
 
     The anchors are compared with the model's own, the copy with the first; a difference is one of
-    the conversion's conflicts.
+    the conversion's conflicts. Conventions are not told: its files are read alike, whatever
+    INPUT.TO_BGR255 and RESNETS.STRIDE_IN_1X1 they were trained with.
     """
     anchors = {int(m[1]): m[0] for name in loaded if (m := _ANCHORS.fullmatch(name))}
     names = name_map([name for name in loaded if name not in anchors.values()])

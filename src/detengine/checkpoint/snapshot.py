@@ -23,14 +23,23 @@ def snapshot(data: Mapping[str, Any], *, clone: bool) -> dict[str, Any]:
 
 
 class _Copies:
-    """The copy of each storage that was met; an original is held, so that its key stays its own."""
+    """The copy of each object and storage that was met, so that what is shared stays shared.
+
+    The originals are held, so that no other object takes their ids meanwhile.
+    """
 
     def __init__(self, clone: bool) -> None:
         self._clone = clone
+        self._objects: dict[int, tuple[Any, Any]] = {}
         self._storages: dict[int, tuple[UntypedStorage, UntypedStorage]] = {}
         self._gpus: set[torch.device] = set()
 
     def of(self, value: Any) -> Any:
+        if id(value) not in self._objects:
+            self._objects[id(value)] = (value, self._copy(value))
+        return self._objects[id(value)][1]
+
+    def _copy(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self._tensor(value.detach())
         if isinstance(value, dict):

@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from detengine.checkpoint.conversion import Conversion
+from detengine.checkpoint.anchor_heads import AnchorLayout, rearrange_anchor_heads
+from detengine.checkpoint.conversion import Conventions, Conversion
+from detengine.checkpoint.trunk import with_own_epsilon
+
+ANCHORS = AnchorLayout(rpn_by_size=False, retinanet_by_size=False, plain_deltas=True)
+"""As in its AnchorGenerator, and its RetinaNet's BoxCoder with weights of 1."""
+EPSILON = 0.0
+"""Of the batch norms in its ResNet-50 detectors of 2019, which alone have the older names: its
+builders set it for COCO_V1 (overwrite_eps)."""
 
 # From the _load_from_state_dict of torchvision's FeaturePyramidNetwork, RPNHead, MaskRCNNHeads,
 # RetinaNetClassificationHead and RetinaNetRegressionHead, which load a file of version 1.
@@ -34,7 +42,14 @@ def recognise(loaded: Mapping[str, Tensor]) -> bool:
 def convert(loaded: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """The older names in the newer ones; a name that the model has stays as it is."""
     names = model.state_dict().keys()
-    return Conversion({name if name in names else _renamed(name): name for name in loaded})
+    sources = {name if name in names else _renamed(name): name for name in loaded}
+    is_resnet = any(".layer1." in name for name in loaded)
+    variances = with_own_epsilon(sources, loaded, model, EPSILON) if is_resnet else {}
+    return Conversion(
+        sources,
+        rearranged=rearrange_anchor_heads(sources, loaded, model, ANCHORS) | variances,
+        conventions=Conventions(bgr255=False, stride_in_1x1=False if is_resnet else None),
+    )
 
 
 def _renamed(name: str) -> str:

@@ -95,14 +95,24 @@ def evaluate(
 
 
 @app.command()
-def demo(output_dir: OutputFolder = None) -> None:
+def demo(
+    output_dir: OutputFolder = None,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove-resume",
+            help="Kill a training half-way, resume it, and compare its weights with an unbroken "
+            "one's.",
+        ),
+    ] = False,
+) -> None:
     """Train a small Mask R-CNN on pictures that the package carries, in a minute or two.
 
     Example: detengine demo --output-dir demo
     """
     from detengine.cli.demo import run_demo
 
-    run_demo(output_dir)
+    run_demo(output_dir, prove=prove)
 
 
 @app.command(context_settings=WITH_OVERRIDES)
@@ -135,6 +145,38 @@ def config(
         raise typer.BadParameter("Missing argument 'FILE', or --schema or --reference.")
     else:
         show_config(config_file, overrides_of(overrides), diff)
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", help="Weights of any known format: a file, or an address."),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="The file: .pth, .safetensors, or .pkl (Caffe2)."),
+    ],
+    overrides: Overrides = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "-c", "--config-file", help="The model's YAML file, if IN has none.", metavar="FILE"
+        ),
+    ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema/--no-ema", help="Take the averaged weights, if there are any.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Convert weights to another format, without training.
+
+    Example: detengine convert -c configs/bccd_r50.yaml R-50.pkl R-50.pth
+    """
+    from detengine.cli.convert import convert_weights
+
+    pairs = overrides_of([source, str(target), *(overrides or [])])[2:]
+    convert_weights(source, target, config_file, pairs, use_ema=ema, overwrite=overwrite)
 
 
 def overrides_of(given: list[str] | None, output_dir: Path | None = None) -> list[str]:
