@@ -35,10 +35,8 @@ def start_or_resume(
         arguments = checkpointer.resume()
         _say_how_far(arguments["iteration"], cfg.SOLVER.MAX_ITER, folder)
         _raise_if_data_changed(arguments["data"], _identity_of(datasets), folder)
-        if cfg.SOLVER.BEST_METRIC is None:  # the best may have been scored, but not saved any more
-            metrics = folder / METRICS
-            scored = last_iteration_with("val/", metrics, until=arguments["iteration"])
-            arguments["scored"] = broadcast(scored)
+        until = arguments["iteration"]
+        arguments["scored"] = broadcast(last_iteration_with("val/", folder / METRICS, until=until))
         return arguments
     if resume:
         logger.warning("there is no run in %s to resume; a new one starts", folder)

@@ -84,6 +84,15 @@ def test_the_best_is_kept_and_a_worse_or_undefined_one_is_not(tmp_path: Path) ->
     assert not (tmp_path / "last_checkpoint").exists()
 
 
+def test_a_resumed_run_looks_for_the_best_again_but_notes_its_scores_once(tmp_path: Path) -> None:
+    scoring, arguments, sink = scoring_of({10: 0.5}, tmp_path, best=AP)
+    arguments |= {"iteration": 10, "scored": 10}
+    assert scoring.is_owed(arguments, 20)
+    assert scoring.run(arguments)
+    assert load_file(tmp_path / "model_best.pth")["best"]["value"] == 0.5
+    assert sink.written == []
+
+
 def test_a_best_by_another_metric_does_not_count(tmp_path: Path) -> None:
     scoring, arguments, _ = scoring_of({10: 0.5}, tmp_path, best=AP)
     arguments |= {"iteration": 10, "best": {"metric": "val/mine/segm/AP", "value": 0.9}}

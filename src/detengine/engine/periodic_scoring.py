@@ -44,9 +44,13 @@ class PeriodicScoring:
         return iteration == max_iter or bool(self._period and iteration % self._period == 0)
 
     def is_owed(self, arguments: Mapping[str, Any], max_iter: int) -> bool:
-        """Whether the run was stopped between an iteration and its scoring."""
+        """Whether the run was stopped between an iteration and its scoring.
+
+        With a best metric, also after the scoring: the best may not have been saved any more.
+        """
         iteration = arguments["iteration"]
-        return self.is_due(iteration, max_iter) and arguments.get("scored") != iteration
+        is_done = arguments.get("scored") == iteration and self._best_metric is None
+        return self.is_due(iteration, max_iter) and not is_done
 
     def run(self, arguments: dict[str, Any]) -> bool:
         """Score iteration `arguments["iteration"]`; called by all ranks.
@@ -63,8 +67,9 @@ class PeriodicScoring:
         except StopRequestedError:
             logger.info("scoring iteration %d is left for the resumed run", iteration)
             return False
-        for sink in self._sinks:
-            sink.write(iteration, metrics)
+        if arguments.get("scored") != iteration:
+            for sink in self._sinks:
+                sink.write(iteration, metrics)
         arguments["scored"] = iteration
         self._keep_if_best(metrics, arguments)
         self.seconds += time.perf_counter() - start

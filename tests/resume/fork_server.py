@@ -1,0 +1,113 @@
+"""Runs the command line in forked processes, so that torch is imported once for all of them.
+
+usage: python fork_server.py, which is asked for one thing a line, as JSON (see ForkServer in
+conftest.py): {"start": {...}}, the keywords of `run`, is answered by the process's id, {"wait": id}
+by its exit code, which is minus the signal that ended it. It begins with its parent's id, when it
+is ready.
+"""
+
+import gc
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import detengine.run  # noqa: F401  # what every process needs
+from detengine.cli.main import main
+
+
+class SignalAtLine(logging.Handler):
+    """Sends this process, or its whole group, a signal at the first log line of a pattern."""
+
+    def __init__(self, pattern: str, signal: int, group: bool = False) -> None:
+        super().__init__()
+        self.pattern, self.signal, self.group = pattern, signal, group
+        self.sent = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.sent and re.search(self.pattern, record.getMessage()):
+            self.sent = True
+            (os.killpg if self.group else os.kill)(os.getpid(), self.signal)
+
+
+def start(**settings: Any) -> int:
+    """The id of a new process, which leads its own group and does what `run` does."""
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        leave(run(**settings))
+    with suppress(PermissionError):
+        os.setpgid(pid, pid)  # by both, so that the group is there when either goes on
+    return pid
+
+
+def run(
+    arguments: Sequence[str],
+    output: str,
+    environment: dict[str, str],
+    signal_at: dict[str, Any] | None,
+    read_images: str,
+) -> int:
+    """The exit code of `detengine ARGUMENTS`; all that it prints goes to a file.
+
+    signal_at: of SignalAtLine. read_images: the file that the name of every JPEG is added to when
+    it is opened; "" writes none.
+    """
+    for descriptor, path in ((0, os.devnull), (1, output), (2, output)):
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.environ.update(environment)
+    if signal_at is not None:
+        logging.getLogger("detengine").addHandler(SignalAtLine(**signal_at))
+    if read_images:
+        note_images(read_images)
+    sys.argv = ["detengine", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """Exit when all threads have ended, without the second that torch takes to be torn down."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def note_images(path: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def note(event: str, args: tuple[Any, ...]) -> None:
+        if event == "open" and str(args[0]).endswith(".jpg"):
+            os.write(file, f"{Path(args[0]).name}\n".encode())
+
+    sys.addaudithook(note)
+
+
+if __name__ == "__main__":
+    gc.freeze()  # no process copies what it never looks at
+    print(os.getppid(), flush=True)
+    for line in sys.stdin:
+        [(request, given)] = json.loads(line).items()
+        if request == "start":
+            answer = start(**given)
+        else:
+            answer = os.waitstatus_to_exitcode(os.waitpid(given, 0)[1])
+        print(answer, flush=True)
+    gc.unfreeze()

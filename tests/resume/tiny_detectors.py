@@ -1,0 +1,52 @@
+"""Detectors of torchvision's contract that train in a few milliseconds, for MODEL.BUILDER."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+
+
+class WholeImageDetector(nn.Module):
+    """Predicts one box for each image. Its losses are means over images, one image at a time."""
+
+    def __init__(self, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(0)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.box, self.scores = nn.Linear(32, 4), nn.Linear(32, num_classes)
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> Any:
+        found = [self.dropout(self.features(image)) for image in images]
+        boxes = torch.stack([self.box(each) for each in found])
+        scores = torch.stack([self.scores(each) for each in found])
+        if not self.training:
+            return [
+                {
+                    "boxes": torch.tensor([[0.0, 0.0, 9.0, 9.0]]) + box.detach().sigmoid(),
+                    "scores": each[1:].softmax(0).amax(0, keepdim=True),
+                    "labels": each[1:].argmax(0, keepdim=True) + 1,
+                }
+                for box, each in zip(boxes, scores, strict=True)
+            ]
+        truth = torch.stack([_first(target["boxes"].float()) for target in targets]) / 100
+        labels = torch.stack([_first(target["labels"]) for target in targets])
+        return {
+            "loss_box": smooth_l1_loss(boxes, truth),
+            "loss_class": cross_entropy(scores, labels),
+        }
+
+
+def _first(values: Tensor) -> Tensor:
+    """The first object's; zeros where the image has none."""
+    return values[0] if len(values) else values.new_zeros(values.shape[1:])
+
+
+def with_dropout(cfg: Any) -> nn.Module:
+    return WholeImageDetector(cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES, dropout=0.5)
+
+
+def without_randomness(cfg: Any) -> nn.Module:
+    return WholeImageDetector(cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES, dropout=0.0)
