@@ -371,3 +371,11 @@ def test_the_historic_constructor_keeps_the_configuration(tmp_path: Path) -> Non
     run = DetectronCheckpointer(cfg, make_model(), None, None, tmp_path)
     run.save("x")
     assert "MAX_ITER: 123" in load_file(tmp_path / "x.pth")["config"]
+
+
+@pytest.mark.parametrize("average", [{"updates": 3}, {"weights": 1}, [1]])
+def test_an_average_without_weights_is_an_error(tmp_path: Path, average: object) -> None:
+    data = {"format": 1, "model": make_model().state_dict(), "ema": average}
+    torch.save(data, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"'ema' in .*x\.pth holds no 'weights'; expected names"):
+        make_run("").load(tmp_path / "x.pth")

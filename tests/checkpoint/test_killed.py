@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).parent / "killed_program.py"
 def test_killed_at_any_moment_of_a_save_a_run_resumes_with_a_whole_checkpoint(
     tmp_path: Path, writing: str
 ) -> None:
-    kills = 40
+    kills = 32
     settings = {"PYTHONPATH": str(PROGRAM.parents[2] / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, PROGRAM, str(tmp_path), str(kills), writing]
     done = subprocess.run(

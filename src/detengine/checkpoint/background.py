@@ -3,8 +3,11 @@
 import logging
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 _logger = logging.getLogger("detengine.checkpoint")
+
+T = TypeVar("T")
 
 
 class BackgroundWork:
@@ -18,12 +21,13 @@ class BackgroundWork:
         self.problem: Exception | None = None
         self._thread: threading.Thread | None = None
 
-    def attempt(self, work: Callable[[], None]) -> None:
-        """Do the work here and now; it may `start` another."""
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """Do the work here and now, and give its result; None if it failed."""
         try:
-            work()
+            return work()
         except Exception as error:  # raised by whoever takes it
             self.problem = error
+            return None
 
     def start(self, work: Callable[[], None]) -> None:
         """Do the work in a thread, after the one before."""

@@ -182,20 +182,20 @@ class Checkpointer:
         if self.save_dir is None:
             return
         self._writing.join()
+        has_started = False
         if self.save_to_disk and self.problem() is None:
-            path = self.save_dir / f"{name}.pth"
-            self._writing.attempt(partial(self._write_or_start, path, arguments, is_last))
-        if not self.background or (self.problem() is not None and not comm.is_distributed()):
+            data = self._writing.attempt(partial(self._snapshot, arguments))
+            if data is not None:
+                do = self._writing.start if self.background else self._writing.attempt
+                do(partial(self._write, self.save_dir / f"{name}.pth", data, is_last))
+                has_started = self.background
+        if not has_started and not (self.background and comm.is_distributed()):
             self.wait()
 
-    def _write_or_start(self, path: Path, arguments: dict[str, Any], is_last: bool) -> None:
+    def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
         data = self._entries(arguments)
         raise_if_not_plain(data)
-        write = partial(self._write, path, snapshot(data, clone=self.background), is_last)
-        if self.background:
-            self._writing.start(write)
-        else:
-            write()
+        return snapshot(data, clone=self.background)
 
     def _entries(self, arguments: dict[str, Any]) -> dict[str, Any]:
         entries.raise_if_argument_is_entry(arguments)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from detengine.checkpoint.files import are_tensors
 from detengine.checkpoint.own_entries import own_entries
 
 FORMAT = 1
@@ -30,7 +31,13 @@ def with_all_entries(path: Path, entries: Mapping[str, Any]) -> dict[str, Any]:
             f"{FORMAT}. It was written by another version: use that one, or update."
         )
     own_entries(path, data)
+    if data["ema"] is not None and not _is_average(data["ema"]):
+        raise ValueError(f"'ema' in {path} holds no 'weights'; expected names and tensors.")
     return data
+
+
+def _is_average(ema: Any) -> bool:
+    return isinstance(ema, Mapping) and "weights" in ema and are_tensors(ema["weights"])
 
 
 def raise_if_argument_is_entry(arguments: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ def save_file(path: Path, data: Mapping[str, Any]) -> None:
         else:
             _write_digests(checksums, path.name, [digest])
             _replace(aside, path)
-    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:
         leftovers = [aside] if path.exists() else [aside, checksums]
         for leftover in leftovers:
             with suppress(OSError):
@@ -88,9 +88,9 @@ def load_file(path: Path, *, verify: bool = True) -> dict[str, Any]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a strange file makes the reader raise
         raise ValueError(_why_unreadable(path, error)) from error
-    if isinstance(data, Mapping) and _are_tensors(data.get("model")):
+    if isinstance(data, Mapping) and are_tensors(data.get("model")):
         return dict(data)
-    if _are_tensors(data):
+    if are_tensors(data):
         return {"model": data}
     found = _in_words(data)
     if isinstance(data, Mapping) and isinstance(data.get("model"), Mapping):
@@ -101,7 +101,7 @@ def load_file(path: Path, *, verify: bool = True) -> dict[str, Any]:
     )
 
 
-def _are_tensors(value: Any) -> bool:
+def are_tensors(value: Any) -> bool:
     """Whether value is a mapping that has tensors, and nothing else."""
     has_items = isinstance(value, Mapping) and bool(value)
     return has_items and all(isinstance(each, Tensor) for each in value.values())
@@ -182,6 +182,9 @@ def _replace(aside: Path, path: Path) -> None:
 
 
 def _cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
+    cause = error.__context__  # torch turns a full disk into a RuntimeError
+    if isinstance(error, RuntimeError) and isinstance(cause, OSError):
+        error = cause
     folder = path.parent
     if not folder.is_dir():
         cure = f"there is no folder {folder}; create it or set another OUTPUT_DIR"
@@ -263,6 +266,6 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 def _names_of_objects(path: Path) -> str:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError):  # files of before torch 1.6 have no such index
+    except Exception:  # files of before torch 1.6 have no such index, damaged ones anything
         return ""
     return f" ({', '.join(sorted(names))})" if names else ""

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from detengine.checkpoint.checkpointer import Checkpointer
+from detengine.checkpoint.history import FINAL, checkpoint_name
 from detengine.distributed.comm import get_rank, reduce_dict
 from detengine.engine.model_mode import model_mode
 from detengine.engine.nonfinite import NonFiniteGuard, OnNonFinite
@@ -114,14 +115,14 @@ def do_train(
                 log_progress(meters, iteration, max_iter, lr, device, sinks)
             if stop or iteration % checkpoint_period == 0:
                 guard.check()
-                save_checkpoint(checkpointer, f"model_{iteration:07d}", arguments, meters)
+                save_checkpoint(checkpointer, checkpoint_name(iteration), arguments, meters)
             if last:
-                save_checkpoint(checkpointer, "model_final", arguments, meters)
+                save_checkpoint(checkpointer, FINAL, arguments, meters)
             if scoring.is_due(iteration, max_iter) and not stop:
                 guard.check()
                 stop = not scoring.run(arguments)
                 if stop and not last:
-                    save_checkpoint(checkpointer, f"model_{iteration:07d}", arguments, meters)
+                    save_checkpoint(checkpointer, checkpoint_name(iteration), arguments, meters)
             if stop:
                 break
             end = time.perf_counter()
