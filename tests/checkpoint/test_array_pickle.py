@@ -109,3 +109,29 @@ def test_a_missing_file_and_a_wrong_checksum_are_errors(tmp_path: Path) -> None:
     (tmp_path / "x.pkl.sha256").write_text(f"{'0' * 64}  x.pkl\n")
     with pytest.raises(ValueError, match="is damaged: its sha256 is"):
         load_pickle(path)
+
+
+def test_a_pickle_makes_no_array_larger_than_its_content(tmp_path: Path) -> None:
+    shape = b"(\x8a\x05\x00\x00\x00\x00\x01t"  # (2**32,)
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02}U\x03a_wcnumpy\nndarray\n(" + shape + b"tRs.")
+    with pytest.raises(ValueError, match=r"x\.pkl is truncated or no pickle"):
+        load_pickle(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize("dtype", ["longdouble", "complex64", "u8", "M8[s]"])
+def test_an_array_of_no_kind_that_weights_have_is_an_error(tmp_path: Path, dtype: str) -> None:
+    path = pickled(tmp_path / "x.pkl", {"a_w": np.zeros(2, dtype)})
+    with pytest.raises(ValueError, match=r"'a_w' .* is of the kind array of .*array of numbers"):
+        load_pickle(path)
+
+
+def test_a_pickle_changes_nothing_for_the_next_one(tmp_path: Path) -> None:
+    changes = b"\x80\x02cnumpy\ndtype\n(N}U\x0c__defaults__)stb."
+    (tmp_path / "x.pkl").write_bytes(changes)
+    with pytest.raises(ValueError, match=r"x\.pkl holds no weights"):
+        load_pickle(tmp_path / "x.pkl")
+    needs_defaults = b"cnumpy\ndtype\nU\x02f4\x85R"
+    content = b"c_codecs\nencode\nU\x04\0\0\0\0U\x06latin1\x86R"
+    array = b"cnumpy\nndarray\nK\x01\x85" + needs_defaults + content + b"\x87R"
+    (tmp_path / "y.pkl").write_bytes(b"\x80\x02}U\x03a_w" + array + b"s.")
+    assert torch.equal(load_pickle(tmp_path / "y.pkl")["model"]["a_w"], torch.zeros(1))

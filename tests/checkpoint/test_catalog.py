@@ -99,9 +99,22 @@ def test_a_checksum_that_is_none_is_refused(fragment: str) -> None:
         find_weights(f"https://example.org/a.pth#{fragment}")
 
 
-def test_an_address_without_a_file_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"https://example\.org/ names no file"):
-        find_weights("https://example.org/")
+@pytest.mark.parametrize("path", ["", "..", "x/%2e%2e", "a%00b.pth"])
+def test_an_address_without_a_file_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=rf"https://example\.org/{path} names no file"):
+        find_weights(f"https://example.org/{path}")
+
+
+def test_a_broken_address_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"https://\[::1/x\.pth is no address: Invalid IPv6 URL"):
+        find_weights("https://[::1/x.pth")
+
+
+@pytest.mark.parametrize("name", ["s3://b/x.pth", "file:///x.pth", "hf://a/b", "catalog:/x"])
+def test_an_address_of_another_kind_is_no_path(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is no address of a known kind; .*timm://"):
+        find_source(name)
+    assert find_source("C:/x.pth") is None
 
 
 def test_a_file_is_downloaded_once_with_its_checksum_beside_it(server: Server, cache: Path) -> None:
@@ -152,14 +165,14 @@ def test_a_download_that_breaks_off_leaves_nothing(server: Server, cache: Path) 
 
 
 def test_without_the_file_and_the_net_one_error_says_what_to_do(
-    server: Server, cache: Path, tmp_path: Path
+    server: Server, cache: Path
 ) -> None:
     with pytest.raises(OSError, match="could not be downloaded") as error:
         find_weights(f"{server.address}/a.pth")
     for part in (
         f"{server.address}/a.pth",
         "HTTP Error 404",
-        f"Looked for {cache}/a.pth and {tmp_path}/old/a.pth",
+        f"Looked for {cache}/a.pth.",
         f"put it at {cache}/a.pth",
         "MODEL.WEIGHT",
     ):
@@ -182,6 +195,22 @@ def test_the_predecessors_own_downloads_are_taken(tmp_path: Path) -> None:
     (tmp_path / "old" / source.file_name).write_bytes(b"old")
     name = "catalog://Caffe2Detectron/COCO/35857197/e2e_faster_rcnn_R-50-C4_1x"
     assert find_weights(name).read_bytes() == b"old"
+
+
+def test_another_addresss_file_is_not_taken_for_an_old_download_of_its_name(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/a.pth").write_bytes(b"old")
+    server.files["/a.pth"] = b"new"
+    assert find_weights(f"{server.address}/a.pth").read_bytes() == b"new"
+
+
+def test_an_empty_checksum_is_none(server: Server, cache: Path) -> None:
+    server.files["/a.pth"] = b"weights"
+    find_weights(f"{server.address}/a.pth")
+    (cache / "a.pth.sha256").write_text("")
+    assert find_weights(f"{server.address}/a.pth") == cache / "a.pth"
 
 
 def test_a_wrong_file_under_a_known_name_is_refused(cache: Path) -> None:

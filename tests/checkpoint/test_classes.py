@@ -67,9 +67,15 @@ def test_of_heads_on_anchors_each_anchor_has_its_classes_in_a_row() -> None:
     assert merged(ours, theirs, "bxa", "ab") == {ANCHORS: [12, -2, 11, 22, -5, 21]}
 
 
-def test_torchvisions_head_on_anchors_counts_the_background() -> None:
-    ours = {ANCHORS: rows(-1, -2, -3, -4), REGRESSION: rows(0, times=8)}
+def test_where_both_heads_on_anchors_count_the_background_it_comes_first() -> None:
+    of_model = {ANCHORS: rows(-1, -2, -3, -4, -5, -6), REGRESSION: rows(0, times=8)}
     theirs = {ANCHORS: rows(10, 11, 12, 20, 21, 22), REGRESSION: rows(0, times=8)}
+    assert merged(of_model, theirs, "bx", "ab") == {ANCHORS: [10, 12, -3, 20, 22, -6]}
+
+
+def test_one_spare_row_on_anchors_is_no_background() -> None:
+    ours = {ANCHORS: rows(-1, -2, -3, -4), REGRESSION: rows(0, times=8)}
+    theirs = {ANCHORS: rows(11, 12, 13, 21, 22, 23), REGRESSION: rows(0, times=8)}
     assert merged(ours, theirs, "bx", "ab") == {ANCHORS: [12, -2, 22, -4]}
 
 

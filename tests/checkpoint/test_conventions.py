@@ -1,3 +1,4 @@
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from detengine.checkpoint.conventions import raise_if_conventions_differ
 from detengine.checkpoint.conversion import Conventions
 from detengine.checkpoint.files import save_file
 from detengine.config.load import load_config, to_yaml
+from detengine.modeling.build import build_detection_model
 
 SHARED = Path(__file__).parents[2] / "../shared"
 PREDECESSORS = sorted((SHARED / "golden/configs").rglob("*.yaml"))
@@ -164,3 +166,22 @@ def test_the_predecessors_configurations_fit_the_weights_they_name(path: Path) -
     cfg = load_config(path)
     if cfg.MODEL.WEIGHT:
         compare(_conventions_in_the_predecessor(cfg.MODEL.WEIGHT), to_yaml(cfg))
+
+
+@pytest.mark.parametrize("origin", ["nobody", "detengine", "torchvision"])
+def test_a_retinanet_of_unknown_origin_is_taken_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, origin: str
+) -> None:
+    options = ["CONVENTIONS", "modern", "MODEL.RETINANET_ON", True]
+    options += ["MODEL.RETINANET.NUM_CLASSES", 3]
+    cfg = load_config(None, [*options, "MODEL.BACKBONE.CONV_BODY", "R-50-FPN-RETINANET"])
+    run = DetectronCheckpointer(cfg, build_detection_model(cfg))
+    whole = dict(run.model.state_dict())
+    config = to_yaml(cfg) if origin == "detengine" else ""
+    state: Any = OrderedDict(whole)
+    if origin == "torchvision":
+        state.__dict__["_metadata"] = OrderedDict({"": {}, "transform": {}})
+    torch.save({"format": 1, "model": state, "config": config}, tmp_path / "x.pth")
+    run.load(tmp_path / "x.pth", strict=False)
+    said = "does not say what program its RetinaNet is of" in caplog.text
+    assert said == (origin == "nobody")

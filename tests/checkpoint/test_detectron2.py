@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detengine.checkpoint.align import align, load_weights
 from detengine.checkpoint.conversion import Conventions
+from detengine.checkpoint.detectron2 import convert
 from detengine.checkpoint.readers import read_file
 from detengine.checkpoint.trunk import CLASSIFIER
 
@@ -260,3 +261,17 @@ def test_weights_of_another_kind_of_model_are_refused(theirs: str, ours: str) ->
     message = r"x\.pth are not this model's(?s:.*)missing in the file(?s:.*)unknown to the model"
     with pytest.raises(ValueError, match=message):
         load_weights(ours_of(ours), theirs_of(theirs).state_dict(), source="x.pth", strict=True)
+
+
+def test_norms_between_a_retinanets_convolutions_shift_no_convolution() -> None:
+    names = [f"head.cls_subnet.{index}.weight" for index in (0, 1, 3, 4, 6, 7, 9, 10)]
+    places = convert({name: torch.zeros(1) for name in names}, nn.Module()).sources
+    of_layer = "head.classification_head.conv.{}.{}.weight"
+    expected = [of_layer.format(layer, part) for layer in range(4) for part in (0, 1)]
+    assert places == dict(zip(expected, names, strict=True))
+
+
+def test_an_rpn_of_several_convolutions_keeps_their_order() -> None:
+    names = [f"proposal_generator.rpn_head.conv.conv{index}.weight" for index in (0, 1)]
+    places = convert({name: torch.zeros(1) for name in names}, nn.Module()).sources
+    assert places == {f"rpn.head.conv.{index}.0.weight": names[index] for index in (0, 1)}

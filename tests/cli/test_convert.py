@@ -216,7 +216,7 @@ def test_weights_of_other_classes_are_refused_with_the_table(
     ("line", "message"),
     [
         ("MODEL: {BUILDER: 'os:abort'}", "no file of weights may ask for"),
-        ("_BASE_: /etc/hostname", "includes another file"),
+        ("_BASE_: /etc/hostname", "includes a file"),
         ("MODEL: [", "is no valid YAML"),
         ("MODEL: {MASKON: True}", "the configuration in .*MASKON"),
     ],

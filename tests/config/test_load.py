@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from detengine.config.errors import ConfigError
-from detengine.config.load import difference, load_config, replace, to_yaml
+from detengine.config.load import difference, load_config, parse_config, replace, to_yaml
 from detengine.config.schema import CocoDefinition, Config
 
 Write = Callable[[str, str], Path]
@@ -293,6 +293,33 @@ def test_what_is_written_reads_back_equal(
 
 def test_the_written_configuration_begins_with_its_conventions() -> None:
     assert to_yaml(load_config(None)).startswith("CONVENTIONS: maskrcnn_benchmark\n")
+
+
+@pytest.mark.parametrize("conventions", ["modern", "maskrcnn_benchmark"])
+def test_a_configurations_text_is_what_it_is_in_a_file(conventions: str) -> None:
+    cfg = load_config(None, ["CONVENTIONS", conventions, "SOLVER.MAX_ITER", "9"])
+    assert parse_config(to_yaml(cfg), source="x.pth") == cfg
+    changed = parse_config(difference(cfg), ["SOLVER.MAX_ITER", 8], source="x.pth")
+    assert changed == replace(cfg, {"SOLVER.MAX_ITER": 8})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_BASE_: /etc/hostname", "includes a file"),
+        ("{_BASE_: /etc/hostname}", "includes a file"),
+        ('"\\x5fBASE_": /etc/hostname', "includes a file"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "has an alias"),
+        ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("MODEL: [", "is no valid YAML"),
+        ("MODEL: {MASKON: True}", "MASKON"),
+        ("3", "holds int 3"),
+        ("MODEL: 3", "MODEL"),
+    ],
+)
+def test_a_text_that_is_no_configuration_is_told_with_its_source(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"x\.pth.*{message}"):
+        parse_config(text, source="x.pth")
 
 
 def test_difference_names_only_what_is_not_the_default_of_the_conventions() -> None:

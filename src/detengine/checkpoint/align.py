@@ -1,7 +1,7 @@
 """Weights from a file into a model: by name and by shape, with a report of what did not fit."""
 
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detengine.checkpoint.classes import ClassNames, ClassRows, rows_by_class
-from detengine.checkpoint.conversion import Conversion
+from detengine.checkpoint.conversion import WRAPPERS, Conversion
 from detengine.checkpoint.readers import convert
 
 _COUNTER = "num_batches_tracked"
@@ -226,7 +226,10 @@ def _is_spoilt(alignment: Alignment, name: str) -> bool:
 
 
 def _without_wrappers(loaded: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    for wrapper in ("module.", "_orig_mod."):
+    """Names as the model's own; what a state dict tells of its model's modules is kept."""
+    for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in loaded):
-            loaded = {name.removeprefix(wrapper): tensor for name, tensor in loaded.items()}
+            renamed = OrderedDict((name.removeprefix(wrapper), loaded[name]) for name in loaded)
+            renamed.__dict__.update(vars(loaded) if hasattr(loaded, "__dict__") else {})
+            loaded = renamed
     return loaded

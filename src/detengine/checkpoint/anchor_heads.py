@@ -21,6 +21,7 @@ _ON_ANCHORS = re.compile(
     r"|head\.regression_head\.bbox_reg)\.(?:weight|bias)"
 )
 _DELTAS = "head.regression_head.bbox_reg."
+_SCORES = "head.classification_head.cls_logits."
 
 
 class AnchorLayout(NamedTuple):
@@ -50,6 +51,25 @@ def rearrange_anchor_heads(
         for name, source in sources.items()
         if _differs(name, theirs)
     }
+
+
+def without_first_class(
+    sources: Mapping[str, str], loaded: Mapping[str, Tensor], model: nn.Module
+) -> dict[str, Tensor]:
+    """By our names, RetinaNet's class scores less those of the background, which ours has not.
+
+    sources: by our names, the file's. Nothing for a model whose anchors are not ours.
+    """
+    grid, found = _anchor_grid(model), {}
+    for name in (f"{_SCORES}{parameter}" for parameter in ("weight", "bias")):
+        tensor = loaded[sources[name]] if name in sources else None
+        if grid is None or tensor is None or tensor.dim() == 0:
+            continue
+        anchors = grid[0] * grid[1]
+        if len(tensor) and len(tensor) % anchors == 0:
+            rows = tensor.reshape(anchors, -1, *tensor.shape[1:])
+            found[name] = rows[:, 1:].flatten(0, 1)
+    return found
 
 
 def to_their_layout(name: str, tensor: Tensor, model: nn.Module, theirs: AnchorLayout) -> Tensor:

@@ -19,6 +19,9 @@ from detengine.checkpoint.own_entries import own_entries
 
 _WEIGHTS = ("blobs", "model")
 """Where the arrays stand: in Caffe2 Detectron's files of whole models, and in detectron2's."""
+_NUMBERS = frozenset(
+    np.dtype(code) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")
+)
 
 
 def load_pickle(path: Path) -> dict[str, Any]:
@@ -55,8 +58,8 @@ def _unpickle(path: Path) -> Any:
         ) from error
     except Exception as error:  # whatever a strange file makes the unpickler raise
         raise ValueError(
-            f"{path} is truncated or no pickle of Caffe2 Detectron or detectron2 ({error}). Copy "
-            "it again."
+            f"{path} is truncated or no pickle of Caffe2 Detectron or detectron2 "
+            f"({str(error) or type(error).__name__}). Copy it again."
         ) from error
 
 
@@ -67,7 +70,7 @@ def _text(path: Path, name: object) -> str:
 
 
 def _tensor(path: Path, name: object, array: object) -> Tensor:
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+    if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in _NUMBERS:
         kind = f"array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ValueError(
             f"{name!r} in {path} is of the kind {kind}; expected an array of numbers. Is it a "
@@ -86,16 +89,24 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core.", "numpy.core.")
         try:
-            return _ARRAY_PARTS[module, name]
+            part = _ARRAY_PARTS[module, name]
         except KeyError:
             raise _ForbiddenObject(f"{module}.{name}") from None
+        # A new function each time, since a pickle can set the attributes of what it gets.
+        return lambda *arguments: part(*arguments)
 
 
-def _make_empty_array(subtype: type, shape: tuple[int, ...], dtype: object) -> Any:
+def _make_empty_array(_subtype: object, shape: tuple[int, ...], _dtype: object) -> Any:
     """NumPy's _reconstruct, for the empty array that a pickle fills afterwards."""
-    if subtype is not np.ndarray or shape != (0,):
-        raise ValueError(f"an array is to be made of {subtype!r} with the shape {shape}")
-    return np.ndarray.__new__(np.ndarray, shape, np.dtype("b"))
+    if shape != (0,):
+        raise ValueError(f"an array is to be made with the shape {shape}, and filled afterwards")
+    return np.empty(0, dtype=np.int8)
+
+
+def _make_filled_array(shape: tuple[int, ...], dtype: Any, content: bytes) -> Any:
+    """np.ndarray as our own files have it; never without its content, which would be memory of
+    any size with anything in it."""
+    return np.frombuffer(content, dtype=dtype).reshape(shape)
 
 
 def _make_array(content: bytes, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
@@ -118,7 +129,7 @@ def _encode(text: str, encoding: str) -> bytes:
 _ARRAY_PARTS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _make_empty_array,
     ("numpy.core.numeric", "_frombuffer"): _make_array,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _make_filled_array,
     ("numpy", "dtype"): _make_dtype,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,  # what a state dict is

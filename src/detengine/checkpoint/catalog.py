@@ -67,9 +67,9 @@ def find_weights(name: str) -> Path:
     #sha256=<64 hex digits>; catalog://ImageNetPretrained/... and catalog://Caffe2Detectron/...;
     torchvision://maskrcnn_resnet50_fpn_v2, which may end with one of its weights (/COCO_V1); or
     timm://resnet50, which may end with one of its tags (.a1_in1k).
-    A file is looked for in $DETENGINE_CACHE (~/.cache/detengine/weights), where the predecessor
-    kept it and, if its checksum is known, in torch.hub's folder, under the last part of its
-    address. Its checksum is compared at every use.
+    A file is looked for in $DETENGINE_CACHE (~/.cache/detengine/weights), under the last part of
+    its address; where the predecessor kept it, if it is of the catalog or its checksum is known;
+    and in torch.hub's folder, if that is. Its checksum is compared at every use.
     Raises ValueError for an unknown name or a file whose checksum differs, and OSError with the
     address, the places and the cure if it can neither be found nor fetched; on all ranks alike.
     """
@@ -85,6 +85,11 @@ def find_source(name: str) -> Source | None:
     if name.startswith((TORCHVISION, TIMM)):
         return find_published(name)
     if not name.startswith(("http://", "https://")):
+        if re.match(r"[A-Za-z][\w+.-]+:/", name):  # two letters: C:/ is a disk
+            raise ValueError(
+                f"{name} is no address of a known kind; expected a path, http://, https://, "
+                f"{_CATALOG}, {TORCHVISION} or {TIMM}"
+            )
         return None
     address, _, fragment = name.partition("#")
     expected = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
@@ -146,11 +151,14 @@ def _detectron_address(name: str) -> str:
 
 def _file_name(address: str) -> str:
     """The last part of the path; of Caffe2's models, which are all called the same, the whole."""
-    path = urlsplit(address).path
-    name = path.rsplit("/", 1)[-1]
-    if not name:
+    try:
+        path = urlsplit(address).path
+    except ValueError as error:  # such as an open bracket
+        raise ValueError(f"{address} is no address: {error}") from None
+    name = unquote(path.rsplit("/", 1)[-1])
+    if name in ("", ".", "..") or not name.isprintable():
         raise ValueError(f"{address} names no file; expected an address such as https://.../x.pth")
-    return path.replace("/", "_") if name == "model_final.pkl" else unquote(name).replace("/", "_")
+    return (path if name == "model_final.pkl" else name).replace("/", "_")
 
 
 def cache_folder() -> Path:
@@ -167,7 +175,10 @@ def _predecessors_folder() -> Path:
 
 def _find_or_fetch(source: Source) -> Path:
     own = _own_place(source)
-    places = [own, _predecessors_folder() / source.file_name]
+    places = [own]
+    if source.sha256 is not None or source.address.startswith(_SERVER):
+        # elsewhere a file is known by its name alone, which is not enough for any other address
+        places.append(_predecessors_folder() / source.file_name)
     if source.sha256 is not None:
         places.append(Path(torch.hub.get_dir()) / "checkpoints" / source.file_name)
     for place in places:
@@ -197,7 +208,7 @@ def _raise_if_checksum_differs(place: Path, source: Source) -> None:
     record = _beside(place, ".sha256")
     known = [source.sha256 or ""]
     if len(known[0]) < _SHA256_DIGITS and record.is_file():
-        known.append(record.read_text().split(maxsplit=1)[0])
+        known.extend(record.read_text().split()[:1])
     if not any(known):
         return
     found = _sha256(place)

@@ -22,7 +22,8 @@ class _Head(NamedTuple):
     """A tensor whose first dimension counts classes.
 
     what: it predicts. values: rows of one class. may_lack_background: its rows may begin with
-    class 1, as where each class is told from the background by itself.
+    class 1, as where each class is told from the background by itself; then they have a background
+    only where both sides have exactly one row more than names, as in torchvision's own RetinaNet.
     """
 
     what: str
@@ -152,8 +153,10 @@ def _merged(
     pairs: by the model's labels, the file's. So it is where one box is regressed for all classes.
     """
     ours, anchors = state[name].detach().cpu().clone(), _anchors(name, head, state)
-    to = _rows_of_labels(ours, head, anchors, len(names.of_model))
-    source = _rows_of_labels(theirs, head, anchors, len(names.of_file))
+    sides = ((ours, len(names.of_model)), (theirs, len(names.of_file)))
+    has_background = all(len(tensor) == anchors * (classes + 1) for tensor, classes in sides)
+    first = int(head.may_lack_background and not has_background)
+    to, source = (_rows_of_labels(tensor, head, anchors, (first, n)) for tensor, n in sides)
     if to is None or source is None or ours.shape[1:] != theirs.shape[1:]:
         return None
     for label, of_file in pairs.items():
@@ -163,16 +166,17 @@ def _merged(
 
 
 def _rows_of_labels(
-    tensor: Tensor, head: _Head, anchors: int, classes: int
+    tensor: Tensor, head: _Head, anchors: int, labels: tuple[int, int]
 ) -> dict[int, list[int]] | None:
     """By label, 0 being the background, the rows of a tensor; None if it has not as many classes.
 
+    labels: the first, which is 0 or 1, and the last.
     A head on anchors has the rows of each anchor together, class by class. One with more rows than
     names, as 81 for fewer classes under the predecessor's conventions, has spare ones at the end.
     """
     count, rest = divmod(len(tensor), head.values * anchors)
-    first = int(head.may_lack_background and count != classes + 1)
-    if rest or count + first < classes + 1:
+    first, last = labels
+    if rest or count < last - first + 1:
         return None
     return {
         label: [
@@ -180,7 +184,7 @@ def _rows_of_labels(
             for anchor in range(anchors)
             for value in range(head.values)
         ]
-        for label in range(first, classes + 1)
+        for label in range(first, last + 1)
     }
 
 

@@ -1,5 +1,6 @@
 """What weights were trained with, against what the configuration says."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,9 @@ import yaml
 from detengine.checkpoint.align import Alignment
 from detengine.checkpoint.conversion import Conventions
 
+_logger = logging.getLogger("detengine.checkpoint")
+
+_DELTAS = "head.regression_head.bbox_reg.weight"
 _BGR255 = "INPUT.TO_BGR255"
 _MEAN = "INPUT.PIXEL_MEAN"
 _STD = "INPUT.PIXEL_STD"
@@ -45,8 +49,21 @@ def conventions_check(
             config=config,
             has_bottlenecks=alignment.fills_bottlenecks,
         )
+        is_of_nobody = not (file_config or known or alignment.conversion.format)
+        if config and is_of_nobody and _DELTAS in alignment.matched:
+            _warn_of_unknown_origin(source)
 
     return check
+
+
+def _warn_of_unknown_origin(source: str) -> None:
+    """torchvision's RetinaNet has all of our names and other numbers under two of them."""
+    _logger.warning(
+        "%s does not say what program its RetinaNet is of, and is taken for detengine's. "
+        "torchvision's predicts boxes in another unit and counts the background as a class: of "
+        "one of its models write the file by torch.save(model.state_dict(), FILE), which tells.",
+        source,
+    )
 
 
 def raise_if_conventions_differ(

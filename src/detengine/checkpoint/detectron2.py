@@ -40,11 +40,13 @@ _NO_PLACE = (
 
 
 class _Layout(NamedTuple):
-    """What a name alone does not tell: the stage of the pyramid's finest map, and the number of
-    convolutions in the box head."""
+    """What a name alone does not tell: the stage of the pyramid's finest map, the number of
+    convolutions in the box head, and from one of RetinaNet's convolutions to the next how many
+    layers there are, a norm and the ReLU between them counted."""
 
     first_stage: int
     box_convs: int
+    subnet_stride: int
 
 
 # Names without their last part, such as weight or running_mean, and ours.
@@ -62,7 +64,10 @@ _MODULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], _Layout], str]],
         ),
     ),
     (re.compile(r"backbone\.top_block\.(p[67])"), lambda m, _: f"backbone.fpn.extra_blocks.{m[1]}"),
-    (re.compile(r"proposal_generator\.rpn_head\.conv"), lambda m, _: "rpn.head.conv.0.0"),
+    (
+        re.compile(r"proposal_generator\.rpn_head\.conv(?:\.conv(\d+))?"),
+        lambda m, _: f"rpn.head.conv.{m[1] or 0}.0",
+    ),
     (
         re.compile(r"proposal_generator\.rpn_head\.objectness_logits"),
         lambda m, _: "rpn.head.cls_logits",
@@ -101,9 +106,9 @@ _MODULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], _Layout], str]],
     ),
     (
         re.compile(r"head\.(cls|bbox)_subnet\.(\d+)"),
-        lambda m, _: (
+        lambda m, layout: (
             f"head.{'classification' if m[1] == 'cls' else 'regression'}_head.conv."
-            f"{int(m[2]) // 2}.0"
+            f"{int(m[2]) // layout.subnet_stride}.{int(m[2]) % layout.subnet_stride}"
         ),
     ),
     (re.compile(r"head\.cls_score"), lambda m, _: "head.classification_head.cls_logits"),
@@ -125,7 +130,8 @@ def convert(loaded: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """
     stages = [int(m[1]) for name in loaded if (m := re.match(r"backbone\.fpn_lateral(\d)", name))]
     convs = {m[1] for name in loaded if (m := re.match(r"roi_heads\.box_head\.conv(\d+)", name))}
-    layout = _Layout(first_stage=min(stages, default=2), box_convs=len(convs))
+    has_norms = any(name.startswith("head.cls_subnet.1.") for name in loaded)
+    layout = _Layout(min(stages, default=2), len(convs), subnet_stride=3 if has_norms else 2)
     names = model.state_dict().keys()
     sources = {
         place: name

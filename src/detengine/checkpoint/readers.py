@@ -1,5 +1,6 @@
 """The table of the formats that weights come in: a further one is a file and a line here."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from detengine.checkpoint import caffe2, detectron2, maskrcnn_benchmark, torchvision_names
 from detengine.checkpoint.array_pickle import load_pickle
 from detengine.checkpoint.conversion import Conversion, own_names
-from detengine.checkpoint.files import load_file
+from detengine.checkpoint.files import are_tensors, load_file
 from detengine.checkpoint.kinds import kind_conflict
+from detengine.checkpoint.own_entries import OWN_TEXTS
 from detengine.checkpoint.safetensors_file import load_safetensors
 from detengine.checkpoint.trunk import convert_part
+from detengine.checkpoint.untrusted import raise_if_inflated, raise_if_not_weights
 
 
 class Reader(NamedTuple):
@@ -25,11 +28,18 @@ class Reader(NamedTuple):
     convert: Callable[[Mapping[str, Tensor], nn.Module], Conversion]
 
 
-OPENERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+_OPENERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".pkl": load_pickle,
     ".safetensors": load_safetensors,
 }
 """By a file's suffix, what opens it; `load_file` opens all others."""
+
+_ARCHIVE = b"PK\x03\x04"
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"
+"""How torch.save begins a file: an archive, or before torch 1.6 its magic number as a pickle."""
+_PICKLE = b"\x80"
+_HEADER = re.compile(rb"(?s:.{4})\0\0\0\0{")
+"""How a safetensors file begins: the header's length in 8 bytes, and the header, as JSON."""
 
 READERS = (
     Reader(caffe2.recognise, caffe2.convert),
@@ -43,9 +53,36 @@ READERS = (
 def read_file(path: Path) -> dict[str, Any]:
     """The entries of a file of any known kind, on the CPU; `model`, its tensors, is among them.
 
-    Nothing in a file is ever run. Raises as `load_file` does.
+    The kind is told from the file's first bytes, and where they tell none, from its suffix. Nothing
+    in a file is ever run. Raises as `load_file` does, and ValueError for what claims to be more
+    than it is, or no numbers.
     """
-    return OPENERS.get(path.suffix, load_file)(path)
+    opener = _opener(path)
+    if opener is load_file and path.is_file():
+        raise_if_inflated(path)
+    entries = opener(path)
+    raise_if_not_weights(path, entries["model"])
+    ema = entries.get("ema")
+    if isinstance(ema, Mapping) and are_tensors(ema.get("weights")):
+        raise_if_not_weights(path, ema["weights"])
+    if opener is load_file and "format" not in entries:
+        # Another program may have entries of these names too, which mean something else.
+        return {name: value for name, value in entries.items() if name not in OWN_TEXTS}
+    return entries
+
+
+def _opener(path: Path) -> Callable[[Path], dict[str, Any]]:
+    start = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(len(_OLD_TORCH))
+    if start.startswith((_ARCHIVE, _OLD_TORCH)):
+        return load_file
+    if _HEADER.match(start):
+        return load_safetensors
+    if start.startswith(_PICKLE):
+        return load_pickle
+    return _OPENERS.get(path.suffix, load_file)
 
 
 def convert(loaded: Mapping[str, Tensor], model: nn.Module) -> Conversion:
@@ -67,4 +104,6 @@ def _convert(loaded: Mapping[str, Tensor], model: nn.Module, names: Collection[s
     for reader in READERS:
         if reader.recognise(foreign):
             return reader.convert(loaded, model)
+    if torchvision_names.is_saved_by_its_model(loaded, model):
+        return torchvision_names.convert(loaded, model)
     return own_names(loaded) if len(foreign) < len(loaded) else convert_part(loaded, model)

@@ -1,7 +1,6 @@
 """detengine convert: weights of any known format into ours, `.safetensors` or Caffe2's `.pkl`."""
 
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from detengine.checkpoint.conventions import conventions_check
 from detengine.checkpoint.entries import with_all_entries
 from detengine.checkpoint.export import export_weights, raise_if_no_format
 from detengine.checkpoint.readers import read_file
-from detengine.config.errors import ConfigError
-from detengine.config.load import load_config, replace, to_yaml
+from detengine.config.load import load_config, parse_config, replace, to_yaml
 from detengine.config.schema import Config
 from detengine.data.build import number_of_classes
 from detengine.modeling.build import build_detection_model
@@ -115,7 +113,7 @@ def find_config(
             f"{source} does not say what model its weights are of, as files of ours do. Give the "
             f"configuration: detengine convert {source} {target} -c FILE"
         )
-    cfg = _parse(text, overrides, f"the configuration in {source}")
+    cfg = parse_config(text, overrides, source=f"the configuration in {source}")
     if cfg.MODEL.BUILDER is not None:
         raise ValueError(
             f"{source} has MODEL.BUILDER {cfg.MODEL.BUILDER}, a program that converting would run, "
@@ -123,18 +121,6 @@ def find_config(
             f"detengine convert {source} {target} -c FILE"
         )
     return cfg
-
-
-def _parse(text: str, overrides: Sequence[str], name: str) -> Config:
-    if re.search(r"^\s*[\"']?_BASE_\b", text, re.MULTILINE):
-        raise ConfigError(f"{name} includes another file (_BASE_), which ours never do")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.yaml"
-        path.write_text(text, encoding="utf-8")
-        try:
-            return load_config(path, overrides)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace(str(path), name)) from None
 
 
 def with_classes_of(

@@ -10,7 +10,7 @@ from detengine.config.conventions import defaults
 from detengine.config.errors import ConfigError, explain, shortened
 from detengine.config.no_effect import warn_of_keys_without_effect
 from detengine.config.schema import Config, Conventions
-from detengine.config.yaml_files import read_mapping, write_mapping
+from detengine.config.yaml_files import parse_mapping, read_mapping, write_mapping
 
 COMMAND_LINE = "command line"
 
@@ -36,12 +36,29 @@ def load_config(path: str | Path | None, overrides: Sequence[Any] = ()) -> Confi
     Raises ConfigError, naming the file, the key, what was given and what was expected.
     """
     given = {} if path is None else _read_file(Path(path), including=())
-    given |= _read_pairs(overrides)
+    return _resolved(given | _read_pairs(overrides), COMMAND_LINE if path is None else str(path))
+
+
+def parse_config(text: str, overrides: Sequence[Any] = (), *, source: str) -> Config:
+    """As `load_config`, of a configuration's text, such as a checkpoint holds.
+
+    source: where the text is from, for errors. It may include no file (_BASE_), since nothing in a
+    file of weights may have others read. Raises ConfigError.
+    """
+    values = parse_mapping(text, source, allow_aliases=False)
+    if "_BASE_" in values:
+        raise ConfigError(f"{source}: includes a file (_BASE_), which only a YAML file may do")
+    given = {key: Given(value, source) for key, value in _flattened(values)}
+    return _resolved(given | _read_pairs(overrides), source)
+
+
+def _resolved(given: Mapping[KeyPath, Given], whole: str) -> Config:
+    """What was given over the defaults of its CONVENTIONS. whole: as of `_build`."""
     conventions = given.get(("CONVENTIONS",), Given("maskrcnn_benchmark", "")).value
     # A name that is none is refused with all the other values, below.
     known = conventions in get_args(Conventions)
     values = defaults(conventions if known else "maskrcnn_benchmark")
-    cfg = _build(values, given, COMMAND_LINE if path is None else str(path))
+    cfg = _build(values, given, whole)
     warn_of_keys_without_effect(cfg, {key: each.source for key, each in given.items()})
     return cfg
 

@@ -48,30 +48,47 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read ({reason}); expected a YAML file") from None
-    loader = _StrictLoader(text)
-    loader.name = str(path)
+    return parse_mapping(text, str(path))
+
+
+def parse_mapping(text: str, source: str, *, allow_aliases: bool = True) -> dict[str, Any]:
+    """The keys and values of YAML. source: of the text, which ConfigError names if it has none.
+
+    allow_aliases: False where the text is anyone's, since a few aliases of aliases are endless.
+    """
     try:
-        values = loader.get_single_data()
+        if not allow_aliases and _has_alias(text):
+            raise ConfigError(f"{source}: has an alias (*name), which ours never have")
+        loader = _StrictLoader(text)
+        loader.name = source
+        try:
+            values = loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is no valid YAML: {error}") from None
-    finally:
-        loader.dispose()
+        raise ConfigError(f"{source}: is no valid YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: is no YAML of ours: nested too deeply") from None
     values = {} if values is None else values
-    _raise_if_no_mapping(path, values, "the file")
+    _raise_if_no_mapping(source, values, "the file")
     return values
 
 
-def _raise_if_no_mapping(path: Path, values: Any, place: str) -> None:
+def _has_alias(text: str) -> bool:
+    return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+
+
+def _raise_if_no_mapping(source: str, values: Any, place: str) -> None:
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{path}: {place} holds {type(values).__name__} {values!r:.60}; "
+            f"{source}: {place} holds {type(values).__name__} {values!r:.60}; "
             "expected keys with values, such as CONVENTIONS: modern"
         )
     for key, value in values.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{path}: {place} has the key {key!r}; expected text, in quotes")
+            raise ConfigError(f"{source}: {place} has the key {key!r}; expected text, in quotes")
         if isinstance(value, dict):
-            _raise_if_no_mapping(path, value, key)
+            _raise_if_no_mapping(source, value, key)
 
 
 def write_mapping(values: dict[str, Any]) -> str:
