@@ -135,3 +135,10 @@ def test_a_pickle_changes_nothing_for_the_next_one(tmp_path: Path) -> None:
     array = b"cnumpy\nndarray\nK\x01\x85" + needs_defaults + content + b"\x87R"
     (tmp_path / "y.pkl").write_bytes(b"\x80\x02}U\x03a_w" + array + b"s.")
     assert torch.equal(load_pickle(tmp_path / "y.pkl")["model"]["a_w"], torch.zeros(1))
+
+
+def test_a_memo_larger_than_the_file_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "small.pkl"
+    path.write_bytes(b"\x80\x02]r\xff\xff\xff\x03.")
+    with pytest.raises(ValueError, match=r"it numbers an object 67108863, but has 9 bytes"):
+        load_pickle(path)

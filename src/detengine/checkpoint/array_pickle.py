@@ -1,10 +1,11 @@
 """Pickles of arrays (`.pkl`), as of Caffe2 Detectron and detectron2; nothing in one runs."""
 
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ def load_pickle(path: Path) -> dict[str, Any]:
 def _unpickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
+            _raise_if_memo_outgrows(file, path.stat().st_size)
             return _ArrayUnpickler(file, encoding="latin1").load()  # Python 2's arrays are text
     except _ForbiddenObject as error:
         raise ValueError(
@@ -61,6 +63,14 @@ def _unpickle(path: Path) -> Any:
             f"{path} is truncated or no pickle of Caffe2 Detectron or detectron2 "
             f"({str(error) or type(error).__name__}). Copy it again."
         ) from error
+
+
+def _raise_if_memo_outgrows(file: BinaryIO, size: int) -> None:
+    """Raise ValueError for a memo larger than the file: C's unpickler allocates up to its index."""
+    for opcode, index, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(index or 0) > size:
+            raise ValueError(f"it numbers an object {index}, but has {size} bytes")
+    file.seek(0)
 
 
 def _text(path: Path, name: object) -> str:
