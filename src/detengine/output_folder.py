@@ -1,10 +1,19 @@
 """The folder a run writes everything to."""
 
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from detengine.checkpoint.history import has_checkpoint
-from detengine.distributed.comm import synchronize
+from detengine.distributed.comm import broadcast, is_main_process, synchronize
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def prepare_output_folder(path: str | Path, *, resume: bool) -> Path:
@@ -20,6 +29,51 @@ def prepare_output_folder(path: str | Path, *, resume: bool) -> Path:
             "name another folder by --output-dir (OUTPUT_DIR)."
         )
     return folder
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in the folder; called by all ranks, rank 0 holds it.
+
+    The lock goes with the process, however that ends, and is not inherited by the loader's. Where
+    the system knows no such locks (Windows, some network file systems) nothing is held.
+    Raises BlockingIOError on all ranks if another process holds the folder.
+    """
+    path = folder / "run.lock"
+    file, holder = _lock(path) if is_main_process() else (None, "")
+    holder = broadcast(holder)
+    if holder:
+        raise BlockingIOError(
+            f"{folder} is being trained in by another process ({holder}). Wait for it, stop it, or "
+            "name another folder by --output-dir (OUTPUT_DIR)."
+        )
+    try:
+        yield
+    finally:
+        if file is not None:
+            path.unlink(missing_ok=True)
+            file.close()
+
+
+def _lock(path: Path) -> tuple[TextIO | None, str]:
+    """The locked file, if the system can lock it, and who else holds it, if anybody does."""
+    if fcntl is None:
+        return None, ""
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        holder = file.read().strip() or "which has not said its number"
+        file.close()
+        return None, holder
+    except OSError:
+        file.close()
+        return None, ""
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    return file, ""
 
 
 def make_output_folder(path: str | Path) -> Path:

@@ -32,7 +32,7 @@ from detengine.modeling.build import build_detection_model
 from detengine.monitor.logs import logging_to
 from detengine.monitor.progress import track
 from detengine.monitor.sinks import JsonlSink, Sink
-from detengine.output_folder import make_output_folder, prepare_output_folder
+from detengine.output_folder import held, make_output_folder, prepare_output_folder
 from detengine.scoring import (
     Results,
     best_metric_of,
@@ -69,14 +69,16 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
 
     Everything is written to OUTPUT_DIR. resume: go on with the run that is there; where there is
     none, one is started, and that is said. skip_test: score nothing, neither on the way nor at the
-    end. Raises FileExistsError if the folder holds a run and resume is False; ValueError or OSError
-    for what is amiss with configuration, data or folder; NonFiniteError; ExpectedResultsError.
+    end. Raises FileExistsError if the folder holds a run and resume is False, BlockingIOError if
+    another process trains in it; ValueError or OSError for what is amiss with configuration, data
+    or folder; NonFiniteError; ExpectedResultsError.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
     device = start_distributed(cfg.MODEL.DEVICE)
     folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
     with (
+        held(folder),
         logging_to(folder),
         stop_on_request(cfg.SOLVER.TIME_LIMIT) as should_stop,
         deterministic(device, enabled=cfg.DETERMINISTIC),

@@ -94,7 +94,12 @@ def can_be_scored(cfg: Config) -> bool:
         for task, metric, _ in cfg.TEST.EXPECTED_RESULTS:
             _raise_if_not_measured(cfg, "TEST.EXPECTED_RESULTS", task, metric)
         if cfg.SOLVER.BEST_METRIC is not None:
-            task, _, metric = cfg.SOLVER.BEST_METRIC.partition("/")
+            task, slash, metric = cfg.SOLVER.BEST_METRIC.partition("/")
+            if not slash:
+                raise ValueError(
+                    f"SOLVER.BEST_METRIC is {cfg.SOLVER.BEST_METRIC!r}; expected task/metric, such "
+                    "as bbox/AP"
+                )
             _raise_if_not_measured(cfg, "SOLVER.BEST_METRIC", task, metric)
     return not gives_proposals(cfg)
 

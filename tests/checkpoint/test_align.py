@@ -161,3 +161,38 @@ def test_the_table_of_classes_marks_each_label_that_means_something_else() -> No
         "      2  dog    cow  <--",
         "      3  -      dog  <--",
     ]
+
+
+class Body(nn.Module):
+    """The names of a backbone's body of two stages, and of a head."""
+
+    def __init__(self, blocks: int, width: int = 2) -> None:
+        super().__init__()
+        stage = [nn.ModuleDict({"conv1": nn.Conv2d(width, width, 1)}) for _ in range(blocks)]
+        body = nn.ModuleDict({"conv1": nn.Conv2d(3, width, 1), "layer1": nn.ModuleList(stage)})
+        self.backbone = nn.ModuleDict({"body": body})
+        self.head = nn.Linear(width, 2)
+
+
+@pytest.mark.parametrize(
+    ("of_file", "misfit"),
+    [
+        (Body(1), r"fill 4 of its body's 6 tensors, .* \(backbone\.body\.layer1\.1\.conv1\.weight"),
+        (Body(3), r"fill 6 of .* and have 2 convolutions that it has not"),
+        (Body(2, width=3), r"another backbone|none of the"),
+    ],
+)
+def test_a_body_is_filled_wholly_or_refused(of_file: Body, misfit: str) -> None:
+    model = Body(2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = {k: v for k, v in of_file.state_dict().items() if k.startswith("backbone")}
+    weights["backbone.body.conv1.bias"] = torch.zeros(2)
+    with pytest.raises(ValueError, match=misfit):
+        load_weights(model, weights, source="other.pth", strict=False)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_body_that_is_filled_wholly_may_begin_other_heads() -> None:
+    weights = {k: v for k, v in Body(2).state_dict().items() if k.startswith("backbone")}
+    assert load_weights(Body(2), weights, source="body.pth", strict=False).missing

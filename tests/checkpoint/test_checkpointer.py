@@ -277,7 +277,9 @@ def test_a_name_of_the_catalog_initialises(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("DETENGINE_CACHE", str(tmp_path))
     blobs = {"res2_0_branch1_w": np.full((4, 3, 1, 1), 5.0, np.float32), "fc1000_b": np.ones(1)}
     (tmp_path / "R-101.pkl").write_bytes(pickle.dumps(blobs, protocol=2))
-    stage = nn.ModuleList([nn.ModuleDict({"downsample": nn.Sequential(nn.Conv2d(3, 4, 1))})])
+    stage = nn.ModuleList(
+        [nn.ModuleDict({"downsample": nn.Sequential(nn.Conv2d(3, 4, 1, bias=False))})]
+    )
     body = nn.ModuleDict({"layer1": stage})
     model = nn.ModuleDict({"backbone": nn.ModuleDict({"body": body})})
     Checkpointer(model).load("catalog://ImageNetPretrained/MSRA/R-101", strict=False)

@@ -135,3 +135,14 @@ def test_only_what_a_killed_run_of_ours_left_is_removed(tmp_path: Path) -> None:
     history.remove_leftovers(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"model_0000002.pth", "model_0000002.pth.sha256", *theirs}
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", ""])
+def test_a_checkpoint_stays_in_its_folder(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be called"):
+        history.raise_if_no_file_name(name)
+
+
+def test_a_folder_whose_checkpoints_were_deleted_holds_no_run(tmp_path: Path) -> None:
+    history.write_last(tmp_path, "model_0000005.pth")
+    assert not history.has_checkpoint(tmp_path)

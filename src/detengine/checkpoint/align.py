@@ -14,6 +14,7 @@ from detengine.checkpoint.readers import convert
 
 _COUNTER = "num_batches_tracked"
 """A batch normalisation's own counter: no weight, and absent from many files."""
+_BODY = "backbone.body."
 _LONGEST_LIST = 10
 _BOTTLENECK = re.compile(r"backbone\.body\.layer[234]\.0\.conv3\.weight")
 
@@ -165,7 +166,8 @@ def load_weights(
     other class_names the rows of the classes that both have, and the others of the model stay as
     they were initialised; the caller logs the report. source: the file, for the message. check:
     what else may refuse the weights, by an error. Raises ValueError, the model being unchanged, if
-    nothing fits, if strict and anything does not, or if a parameter is not finite.
+    nothing fits, if strict and anything does not, if they are of another body than the model's, or
+    if a parameter is not finite.
     """
     model = unwrapped(model)
     alignment = align(model, loaded, None if strict else class_names)
@@ -182,6 +184,8 @@ def load_weights(
         )
         report = alignment.report()
         raise ValueError(f"the weights in {source} are not this model's.\n{report}\n{cure}")
+    if not strict:
+        raise_if_body_is_half_filled(model, alignment, source)
     _raise_if_not_finite(model, alignment, source)
     if check is not None:
         check(alignment)
@@ -201,6 +205,42 @@ def compare_classes(of_model: Sequence[str], of_file: Sequence[str]) -> str:
     return f"The model's {len(of_model)} classes are not the file's {len(of_file)}:\n" + "\n".join(
         rows
     )
+
+
+def raise_if_body_is_half_filled(model: nn.Module, alignment: Alignment, source: str) -> None:
+    """Raise ValueError if weights fill the backbone's body in part: they are of another body.
+
+    Heads may begin afresh, and so may the offsets of deformable convolutions; a body with a random
+    layer in its middle trains to nothing. A whole stage that the model does not have is no misfit.
+    """
+    body = [name for name in model.state_dict() if name.startswith(_BODY)]
+    if not any(name in alignment.matched for name in body):
+        return
+    lacking = [name for name in alignment.missing if _is_of_body(name)]
+    lacking += [name for name, _, _ in alignment.wrong_shape if _is_of_body(name)]
+    stages = {_stage_of(name) for name in body}
+    surplus = [
+        name
+        for name in alignment.conversion.sources
+        if _is_of_body(name) and name not in body and "conv" in name and _stage_of(name) in stages
+    ]
+    if lacking or surplus:
+        filled = sum(name in alignment.matched for name in body)
+        raise ValueError(
+            f"the weights in {source} are of another backbone than this model's: they fill "
+            f"{filled} of its body's {len(body)} tensors, and have {len(surplus)} convolutions "
+            f"that it has not ({(lacking + surplus)[0]} is the first misfit).\n"
+            f"{alignment.report()}\nSet MODEL.BACKBONE and MODEL.RESNETS as the weights need it "
+            "(CONV_BODY, NORM, widths), or take weights of this body."
+        )
+
+
+def _is_of_body(name: str) -> bool:
+    return name.startswith(_BODY) and ".offset." not in name
+
+
+def _stage_of(name: str) -> str:
+    return ".".join(name.split(".")[:3])
 
 
 def _part_of(name: str) -> str:

@@ -181,6 +181,7 @@ class Checkpointer:
     def _save(self, name: str, arguments: dict[str, Any], *, is_last: bool) -> None:
         if self.save_dir is None:
             return
+        history.raise_if_no_file_name(name)
         self._writing.join()
         has_started = False
         if self.save_to_disk and self.problem() is None:

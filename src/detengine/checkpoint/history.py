@@ -29,9 +29,18 @@ def checkpoint_name(iteration: int) -> str:
     return f"model_{iteration:07d}"
 
 
+def raise_if_no_file_name(name: str) -> None:
+    """Raise ValueError for a checkpoint's name that would lead out of its folder."""
+    if not name or name != Path(name).name:
+        raise ValueError(
+            f"a checkpoint cannot be called {name!r}; expected the name of a file in the run's "
+            "folder, without .pth, such as model_0002500"
+        )
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether a folder holds a run to go on with, be it one killed at its first checkpoint."""
-    return (folder / LAST).is_file() or bool(_checkpoints(folder))
+    return bool(_checkpoints(folder)) or _read_last(folder) is not None
 
 
 def write_last(folder: Path, name: str) -> None:

@@ -1,5 +1,6 @@
 """The commands `train` and `eval`: a file and overrides in, exit codes out."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def train_from_file(
     stop_distributed()
     if not result.finished:
         folder = result.output_folder
-        command = f"detengine train -c {folder / 'config.yaml'} --resume"
+        command = f"detengine train -c {shlex.quote(str(folder / 'config.yaml'))} --resume"
         typer.echo(f"Stopped, and saved in {folder}. To go on: {command}", err=True)
         raise typer.Exit(EXIT_STOPPED)
 
