@@ -6,10 +6,8 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from PIL import Image, ImageDraw
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detengine.monitor.logs import close_logging
+from processes import SECONDS, ForkServer
 
 CONFIG = """\
 CONVENTIONS: modern
@@ -120,31 +119,49 @@ def _interrupted_at(text: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_two_ranks() -> Callable[..., None]:
-    """(program, *arguments) runs it on two gloo processes that torchrun starts, and waits."""
-    return _run_two_ranks
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def run_ranks(
+    fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., list[str]]:
+    """(count, program, *arguments, codes=None, seconds=60) -> what each rank printed.
+
+    program: a file, or None for the command line of detengine. codes: the ranks' exit codes; None
+    if all end well.
+    """
+
+    def run(
+        count: int,
+        program: Path | None,
+        *arguments: object,
+        codes: Sequence[int] | None = None,
+        seconds: float = SECONDS,
+    ) -> list[str]:
+        output = tmp_path_factory.mktemp("ranks") / "output"
+        processes = fork_server.start_ranks(count, program, arguments, output)
+        ended = [process.wait(seconds) for process in processes]
+        printed = [Path(f"{output}.rank{rank}").read_text() for rank in range(count)]
+        assert ended == list(codes or [0] * count), "\n".join(printed)
+        return printed
+
+    return run
 
 
 @pytest.fixture(scope="module")
 def two_ranks(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    run_ranks: Callable[..., list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> list[dict[str, Any]]:
     """What the test's neighbour ranks_program.py saw on each of two processes."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    _run_two_ranks(request.path.parent / "ranks_program.py", folder)
+    run_ranks(2, request.path.parent / "ranks_program.py", folder)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
-
-
-def _run_two_ranks(*program: str | Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    settings = {
-        "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    subprocess.run(
-        [*launcher, *map(str, program)], check=True, timeout=120, env=os.environ | settings
-    )
 
 
 class HostReads(TorchDispatchMode):

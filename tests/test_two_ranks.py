@@ -1,4 +1,4 @@
-"""`detengine train` on two processes that torchrun starts, from the images to the files."""
+"""`detengine train` on two ranks, from the images to the files."""
 
 import json
 import re
@@ -19,15 +19,15 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def folder(
-    run_two_ranks: Callable[..., None],
+    run_ranks: Callable[..., list[str]],
     tiny_config: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The output folder of a training that scored itself on the way and at the end."""
     folder = tmp_path_factory.mktemp("two_ranks") / "run"
-    command = ["-m", "detengine", "train", "-c", tiny_config, "--output-dir", folder]
+    command = ["train", "-c", tiny_config, "--output-dir", folder]
     settings = ["SOLVER.MAX_ITER", "4", "SOLVER.TEST_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "3"]
-    run_two_ranks(*command, *settings)
+    run_ranks(2, None, *command, *settings)
     return folder
 
 

@@ -237,11 +237,11 @@ def test_the_cache_is_in_the_home_unless_it_is_set(
 
 
 def test_rank_0_downloads_and_all_ranks_get_the_file_or_the_error(
-    server: Server, tmp_path: Path, run_two_ranks: Callable[..., None]
+    server: Server, tmp_path: Path, run_ranks: Callable[..., list[str]]
 ) -> None:
     server.files["/a.pth"] = b"weights"
     program = Path(__file__).parent / "catalog_program.py"
-    run_two_ranks(program, tmp_path, f"{server.address}/a.pth")
+    run_ranks(2, program, tmp_path, f"{server.address}/a.pth")
     texts = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert texts[0] == texts[1]
     assert texts[0].startswith("weights\nOSError: the weights http://127.0.0.1")
@@ -249,11 +249,11 @@ def test_rank_0_downloads_and_all_ranks_get_the_file_or_the_error(
 
 
 def test_each_machine_fetches_once_into_a_cache_of_its_own(
-    server: Server, tmp_path: Path, run_two_ranks: Callable[..., None]
+    server: Server, tmp_path: Path, run_ranks: Callable[..., list[str]]
 ) -> None:
     server.files["/a.pth"] = b"weights"
     program = Path(__file__).parent / "catalog_program.py"
-    run_two_ranks(program, tmp_path, f"{server.address}/a.pth", "apart")
+    run_ranks(2, program, tmp_path, f"{server.address}/a.pth", "apart")
     texts = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert [text.splitlines()[0] for text in texts] == ["weights"] * 2
     assert all((tmp_path / f"cache{rank}/a.pth").is_file() for rank in range(2))
@@ -261,9 +261,9 @@ def test_each_machine_fetches_once_into_a_cache_of_its_own(
 
 
 def test_machines_that_share_a_cache_fetch_once_together(
-    server: Server, tmp_path: Path, run_two_ranks: Callable[..., None]
+    server: Server, tmp_path: Path, run_ranks: Callable[..., list[str]]
 ) -> None:
     server.files["/a.pth"] = b"weights"
     program = Path(__file__).parent / "catalog_program.py"
-    run_two_ranks(program, tmp_path, f"{server.address}/a.pth", "sharing")
+    run_ranks(2, program, tmp_path, f"{server.address}/a.pth", "sharing")
     assert server.requests == ["/a.pth", "/a.pth.missing"]

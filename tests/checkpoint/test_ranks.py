@@ -8,10 +8,10 @@ from detengine.checkpoint.files import load_file
 
 
 @pytest.fixture(scope="module")
-def folder(run_two_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(run_ranks: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ranks_program.py wrote from two processes."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    run_two_ranks(Path(__file__).parent / "ranks_program.py", folder)
+    run_ranks(2, Path(__file__).parent / "ranks_program.py", folder)
     return folder
 
 

@@ -1,22 +1,17 @@
 """Trainings by the command line, each in a process that can be killed, and what they leave."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
-import detengine
 from detengine.checkpoint.files import load_file
+from processes import ForkServer, Process, environments_of_ranks
 
 ITERATIONS = 40
 SMALL = {
@@ -44,69 +39,6 @@ SMALL = {
 
 STATES = ("model", "optimizer", "scheduler", "precision", "ema")
 CLOCKS = ("time", "data", "max_mem")
-
-
-class ForkServer:
-    """The program of that name, and the processes that it started."""
-
-    def __init__(self) -> None:
-        here = Path(__file__).parent
-        settings = {
-            "PYTHONPATH": f"{Path(detengine.__file__).parents[1]}{os.pathsep}{here}",
-            "CUDA_VISIBLE_DEVICES": "",
-            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, str(here / "fork_server.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | settings,
-        )
-        self._groups: list[int] = []
-        assert self._answer() == os.getpid()  # when all is imported
-
-    def start(self, **settings: Any) -> int:
-        self._groups.append(self._ask(start=settings))
-        return self._groups[-1]
-
-    def wait(self, pid: int) -> int:
-        return self._ask(wait=pid)
-
-    def close(self) -> None:
-        for group in self._groups:
-            _signal_if_there(os.killpg, group, 9)
-        self._process.communicate()
-
-    def _ask(self, **request: Any) -> int:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> int:
-        assert self._process.stdout is not None
-        return int(self._process.stdout.readline())
-
-
-def _signal_if_there(send: Callable[[int, int], None], receiver: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        send(receiver, number)
-
-
-class Process(NamedTuple):
-    """One rank of a training."""
-
-    server: ForkServer
-    pid: int
-
-    def signal(self, number: int) -> None:
-        """To this process alone; nothing if it has ended."""
-        _signal_if_there(os.kill, self.pid, number)
-
-    def wait(self) -> int:
-        """The exit code; minus the signal's number if one ended it."""
-        return self.server.wait(self.pid)
 
 
 class Run:
@@ -150,14 +82,13 @@ class Run:
         the process, or with to_group the group, is sent there.
         """
         at = signal_at and {"pattern": signal_at[0], "signal": signal_at[1], "group": to_group}
-        pid = self.server.start(
+        return self.server.start(
             arguments=self.arguments(resume=resume, scored=scored, settings=settings or {}),
             output=str(self.output_path),
             environment=environment or {},
             signal_at=at,
             read_images=str(read_images or ""),
         )
-        return Process(self.server, pid)
 
     def start_ranks(
         self,
@@ -165,27 +96,22 @@ class Run:
         *,
         signal_at: tuple[str, int] | None = None,
         signalled: Sequence[int] = (0, 1),
-        read_images: Sequence[Path | None] = (None, None),
+        read_images: Sequence[Path | None] = (),
         **how: Any,
     ) -> list[Process]:
         """The run on so many processes, which find each other as torchrun's do.
 
-        signalled: the ranks that signal_at is for. read_images: a path for each rank.
+        signalled: the ranks that signal_at is for. read_images: a path for each rank, or none.
         """
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         return [
             self.start(
-                environment={
-                    "WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank), **address
-                },
+                environment=environment,
                 signal_at=signal_at if rank in signalled else None,
-                read_images=read_images[rank],
+                read_images=read_images[rank] if read_images else None,
                 **how,
             )
-            for rank in range(count)
-        ]  # fmt: skip
+            for rank, environment in enumerate(environments_of_ranks(count))
+        ]
 
     def train_ranks(self, count: int, **how: Any) -> list[int]:
         """The exit code of each rank."""
@@ -260,13 +186,6 @@ def differences() -> Callable[[Run, Run], list[str]]:
         return found + list(_differences(metrics, expected.metrics(), "metrics.jsonl"))
 
     return compare
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    server = ForkServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

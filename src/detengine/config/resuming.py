@@ -23,6 +23,10 @@ MAY_CHANGE = (
     "SOLVER.KEEP_CHECKPOINTS",
     "SOLVER.BEST_METRIC",
     "SOLVER.TIME_LIMIT",
+    "SOLVER.ON_NONFINITE",
+    "SOLVER.SKIP_LIMIT",
+    "DISTRIBUTED.STATIC_GRAPH",
+    "DISTRIBUTED.TIMEOUT",
     "TEST.*",
 )
 """Where things are, how fast they go and how often they are looked at, but not what is learnt."""

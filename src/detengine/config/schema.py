@@ -157,6 +157,10 @@ class Solver(Section):
     """Iterations of the whole run."""
     IMS_PER_BATCH: Images = 16
     """Images of one iteration, over all ranks and micro-batches."""
+    REFERENCE_IMS_PER_BATCH: Maybe[Images] = None
+    """The IMS_PER_BATCH that the file's numbers were chosen for: training scales BASE_LR with
+    IMS_PER_BATCH, and MAX_ITER, STEPS, WARMUP_ITERS and EMA_WARMUP_ITERS against it (the linear
+    scaling rule). None: nothing is scaled."""
     ACCUMULATE: Annotated[Size, Unit("micro-batches")] = 1
     """Micro-batches of one iteration; divides IMS_PER_BATCH."""
     OPTIMIZER: Literal["sgd", "adamw"] = "sgd"
@@ -196,7 +200,9 @@ class Solver(Section):
     EMA_WARMUP_ITERS: Annotated[Count, ITERATIONS] = 0
     """Iterations over which the decay rises to EMA_DECAY."""
     ON_NONFINITE: Literal["stop", "skip"] = "stop"
-    """At an infinite or NaN gradient: stop the run, or leave that update out."""
+    """At a loss or gradient that is infinite or NaN: stop the run, or leave that update out."""
+    SKIP_LIMIT: Annotated[Size, ITERATIONS] = 10
+    """ON_NONFINITE skip: the run stops when so many updates in a row were left out."""
     LOG_PERIOD: Annotated[Size, ITERATIONS] = 20
     """Iterations between two log lines."""
     CHECKPOINT_PERIOD: Annotated[Size, ITERATIONS] = 2500
@@ -234,6 +240,9 @@ class Evaluation(Section):
     """Images of one batch, over all ranks."""
     DETECTIONS_PER_IMG: BoxesOrAll = 100
     """RetinaNet: the most detections of one image; 0: all. R-CNN: ROI_HEADS.DETECTIONS_PER_IMG."""
+    ON_WRONG_IMAGES: Literal["error", "warn"] = "error"
+    """When an image was not predicted, or twice, or is none of the data set: stop with an error; or
+    warn, and score a missing one as without detections, a doubled one once, a foreign one not."""
     EXPECTED_RESULTS: Several[ExpectedResult] = ()
     """(task, metric, (mean, standard deviation)), such as (bbox, AP, (0.377, 0.001))."""
     EXPECTED_RESULTS_SIGMA_TOL: Annotated[Positive, Unit("standard deviations")] = 4.0
@@ -241,6 +250,19 @@ class Evaluation(Section):
     PICTURES: Annotated[Count, Unit("images")] = 8
     """Pictures of truth and prediction written for each test set."""
     BBOX_AUG: BoxAugmentation = BoxAugmentation()
+
+
+class Distributed(Section):
+    """How several processes (ranks) work together."""
+
+    SYNC_BATCHNORM: Switch = False
+    """Batch norm that is trained takes its mean and variance over the images of all ranks."""
+    STATIC_GRAPH: Switch = False
+    """Promise that every iteration uses the same parameters and gives the same losses, which saves
+    time in a BUILDER's model; an iteration with other losses is an error."""
+    TIMEOUT: Maybe[Annotated[Positive, Unit("minutes")]] = 30.0
+    """A step, a batch's scoring or an exchange between ranks that takes longer ends the run, after
+    every rank has logged where it stands; also with one process. None: they may take for ever."""
 
 
 class Config(Section):
@@ -262,6 +284,7 @@ class Config(Section):
     DATASETS: Datasets = Datasets()
     DATALOADER: DataLoader = DataLoader()
     SOLVER: Solver = Solver()
+    DISTRIBUTED: Distributed = Distributed()
     TEST: Evaluation = Evaluation()
     AMP_VERBOSE: Annotated[
         Switch, NoEffect("it was for apex, which torch's own autocast replaces")

@@ -1,9 +1,9 @@
-"""Runs the command line in forked processes, so that torch is imported once for all of them.
+"""Runs programs in forked processes, so that torch is imported once for all of them.
 
 usage: python fork_server.py, which is asked for one thing a line, as JSON (see ForkServer in
-conftest.py): {"start": {...}}, the keywords of `run`, is answered by the process's id, {"wait": id}
-by its exit code, which is minus the signal that ended it. It begins with its parent's id, when it
-is ready.
+processes.py): {"start": {...}}, the keywords of `run`, is answered by the process's id,
+{"wait": [id, seconds]} by its exit code, which is minus the signal that ended it. What lasts longer
+is killed, with its group. It begins with its parent's id, when it is ready.
 """
 
 import gc
@@ -11,8 +11,11 @@ import json
 import logging
 import os
 import re
+import runpy
+import signal as signals
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -52,13 +55,14 @@ def run(
     arguments: Sequence[str],
     output: str,
     environment: dict[str, str],
-    signal_at: dict[str, Any] | None,
-    read_images: str,
+    program: str = "",
+    signal_at: dict[str, Any] | None = None,
+    read_images: str = "",
 ) -> int:
-    """The exit code of `detengine ARGUMENTS`; all that it prints goes to a file.
+    """The exit code of `PROGRAM ARGUMENTS`, or `detengine ARGUMENTS` without a program.
 
-    signal_at: of SignalAtLine. read_images: the file that the name of every JPEG is added to when
-    it is opened; "" writes none.
+    output: the file that all it prints goes to. signal_at: of SignalAtLine. read_images: the file
+    that the name of every JPEG is added to when it is opened; "" writes none.
     """
     for descriptor, path in ((0, os.devnull), (1, output), (2, output)):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -69,15 +73,31 @@ def run(
         logging.getLogger("detengine").addHandler(SignalAtLine(**signal_at))
     if read_images:
         note_images(read_images)
-    sys.argv = ["detengine", *arguments]
+    sys.argv = [program or "detengine", *arguments]
     try:
-        main()
+        if program:
+            sys.path.insert(0, str(Path(program).parent))
+            runpy.run_path(program, run_name="__main__")
+        else:
+            main()
     except SystemExit as stop:
         return int(stop.code or 0)
     except BaseException:
         traceback.print_exc()
         return 1
     return 0
+
+
+def wait(pid: int, seconds: float) -> int:
+    """The exit code of a process; its whole group is killed when the time is over."""
+    deadline = time.monotonic() + seconds
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.killpg(pid, signals.SIGKILL)
+            ended = os.waitpid(pid, 0)
+            break
+        time.sleep(0.002)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def leave(code: int) -> NoReturn:
@@ -105,9 +125,6 @@ if __name__ == "__main__":
     print(os.getppid(), flush=True)
     for line in sys.stdin:
         [(request, given)] = json.loads(line).items()
-        if request == "start":
-            answer = start(**given)
-        else:
-            answer = os.waitstatus_to_exitcode(os.waitpid(given, 0)[1])
+        answer = start(**given) if request == "start" else wait(*given)
         print(answer, flush=True)
     gc.unfreeze()
