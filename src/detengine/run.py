@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -21,15 +20,19 @@ from detengine.config.load import load_config, replace, to_yaml
 from detengine.config.schema import Config
 from detengine.data.build import build_datasets, make_data_loader, number_of_classes
 from detengine.data.dataset import DetectionDataset
+from detengine.distributed.batch_norm import share_buffers
 from detengine.distributed.comm import is_distributed, is_main_process
 from detengine.distributed.launch import resolve_device, start_distributed
+from detengine.distributed.parallel import distribute
+from detengine.distributed.watchdog import Watchdog, watched
 from detengine.engine.build import build_test_time_augmentation
 from detengine.engine.determinism import deterministic
+from detengine.engine.phase import position_of
 from detengine.engine.predictor import Predictor
 from detengine.engine.stopping import StopRequestedError, stop_on_request
 from detengine.engine.trainer import do_train
 from detengine.modeling.build import build_detection_model
-from detengine.monitor.logs import logging_to
+from detengine.monitor.logs import logging_to, setup_logging
 from detengine.monitor.progress import track
 from detengine.monitor.sinks import JsonlSink, Sink
 from detengine.output_folder import held, make_output_folder, prepare_output_folder
@@ -75,20 +78,26 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
-    device = start_distributed(cfg.MODEL.DEVICE)
-    folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
-    with (
-        held(folder),
-        logging_to(folder),
-        stop_on_request(cfg.SOLVER.TIME_LIMIT) as should_stop,
-        deterministic(device, enabled=cfg.DETERMINISTIC),
-    ):
-        parts = _build_parts(cfg, folder, device, skip_test=skip_test)
-        return _train(parts, device, should_stop, resume=resume)
+    device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
+    with logging_to(None), watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog:
+        folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
+        with (
+            held(folder),
+            stop_on_request(cfg.SOLVER.TIME_LIMIT) as should_stop,
+            deterministic(device, enabled=cfg.DETERMINISTIC),
+        ):
+            setup_logging(folder)  # open until the last error is in it
+            parts = _build_parts(cfg, folder, device, skip_test=skip_test)
+            return _train(parts, device, should_stop, watchdog, resume=resume)
 
 
 def _train(
-    parts: "_Parts", device: torch.device, should_stop: Callable[[], bool], *, resume: bool
+    parts: "_Parts",
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    watchdog: Watchdog,
+    *,
+    resume: bool,
 ) -> RunResult:
     cfg, folder, model = parts.cfg, parts.folder, parts.model
     arguments = start_or_resume(
@@ -103,12 +112,23 @@ def _train(
     @functools.cache
     def scores_after(iteration: int) -> Results:
         with nullcontext() if parts.ema is None else parts.ema.applied():
-            return score(cfg, scored, parts.test_sets, folder, device, should_stop=should_stop)
+            share_buffers(model)
+            return score(
+                cfg, scored, parts.test_sets, folder, device, watchdog, should_stop=should_stop
+            )
 
+    parallel_model = distribute(
+        model,
+        device,
+        foreign=cfg.MODEL.BUILDER is not None,
+        static_graph=cfg.DISTRIBUTED.STATIC_GRAPH,
+        sync_batchnorm=cfg.DISTRIBUTED.SYNC_BATCHNORM,
+        accumulate=cfg.SOLVER.ACCUMULATE,
+    )
     with metrics_sink(folder, start_iter) as sinks:
         do_train(
-            distribute(model, device),
-            track(loader, "training", cfg.SOLVER.MAX_ITER, start_iter),
+            parallel_model,
+            watchdog.batches(track(loader, "training", cfg.SOLVER.MAX_ITER, start_iter)),
             parts.optimizer,
             parts.scheduler,
             parts.checkpointer,
@@ -191,13 +211,16 @@ def evaluate(cfg: Config, weights: str | Path) -> Results:
             "is not measured yet. Score a model with a box head (MODEL.RPN_ONLY False)."
         )
     can_be_scored(cfg)
-    device = start_distributed(cfg.MODEL.DEVICE)
-    folder = make_output_folder(cfg.OUTPUT_DIR)
-    with logging_to(folder):
-        return _evaluate(cfg, str(weights), folder, device)
+    device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
+    with logging_to(None), watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog:
+        folder = make_output_folder(cfg.OUTPUT_DIR)
+        setup_logging(folder)  # open until the last error is in it
+        return _evaluate(cfg, str(weights), folder, device, watchdog)
 
 
-def _evaluate(cfg: Config, weights: str, folder: Path, device: torch.device) -> Results:
+def _evaluate(
+    cfg: Config, weights: str, folder: Path, device: torch.device, watchdog: Watchdog
+) -> Results:
     published = find_source(weights)
     class_names = read_file(find_weights(weights)).get("categories") or None
     if class_names is None and published is not None:
@@ -208,7 +231,7 @@ def _evaluate(cfg: Config, weights: str, folder: Path, device: torch.device) -> 
     model = build_detection_model(cfg).to(device)
     DetectronCheckpointer(cfg, model, class_names=class_names).load(weights)
     scored = build_test_time_augmentation(cfg, model)
-    results = score(cfg, scored, test_sets, folder, device)
+    results = score(cfg, scored, test_sets, folder, device, watchdog)
     check_expectations(cfg, results)
     return results
 
@@ -251,10 +274,3 @@ def metrics_sink(folder: Path, finished_iterations: int) -> Iterator[list[Sink]]
         return
     with closing(JsonlSink(folder / METRICS, finished_iterations)) as sink:
         yield [sink]
-
-
-def distribute(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model as all ranks train it together; in a single process the model itself."""
-    if not is_distributed():
-        return model
-    return DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device])

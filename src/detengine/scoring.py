@@ -12,6 +12,7 @@ from detengine.config.schema import Config
 from detengine.data.build import make_data_loader
 from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import is_distributed, is_main_process, synchronize
+from detengine.distributed.watchdog import Watchdog
 from detengine.engine.inference import inference
 from detengine.evaluation.coco_metrics import METRICS
 from detengine.evaluation.expected import check_expected_results
@@ -36,6 +37,7 @@ def score(
     test_sets: Sequence[DetectionDataset],
     folder: Path,
     device: torch.device,
+    watchdog: Watchdog,
     *,
     should_stop: Callable[[], bool] | None = None,
 ) -> Results:
@@ -49,7 +51,7 @@ def score(
         predictions = make_output_folder(folder / "inference" / dataset.name)
         results[dataset.name] = inference(
             model,
-            track(loader, f"scoring {dataset.name}"),
+            watchdog.batches(track(loader, f"scoring {dataset.name}")),
             dataset.name,
             iou_types_of(cfg),
             device=device,

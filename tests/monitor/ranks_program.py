@@ -39,11 +39,14 @@ with redirect_stdout(io.StringIO()) as console:
     setup_logging(sys.argv[1])
     logging.getLogger("detengine.trainer").info("from rank %d", rank)
     logging.getLogger("detengine.trainer").warning("beware")
+    logging.getLogger("detengine.trainer").error("elsewhere", extra={"to_console": False})
+    if rank == 1:
+        logging.getLogger("detengine.trainer").error("broken")
     close_logging()
 dist.barrier()
 result = {
     "console": console.getvalue(),
-    "log_file": (Path(sys.argv[1]) / "log.txt").read_text(),
+    "log_files": {path.name: path.read_text() for path in Path(sys.argv[1]).glob("log*.txt")},
     "lines": lines,
     "riders": riders,
     "window": meters.state_dict()["loss"]["window"],

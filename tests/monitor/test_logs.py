@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from detengine.monitor import logs
 from detengine.monitor.logs import close_logging, console, setup_logging
 
 
@@ -76,11 +77,32 @@ def test_the_console_is_one() -> None:
     assert console() is console()
 
 
-def test_ranks_but_the_first_show_warnings_only_and_say_who_they_are(two_ranks) -> None:
+def test_ranks_but_the_first_show_errors_only_and_say_who_they_are(two_ranks) -> None:
     first, second = (seen["console"] for seen in two_ranks)
     assert re.fullmatch(LINE + r"from rank 0\n.* detengine\.trainer WARNING: beware\n", first)
-    assert re.fullmatch(r".* detengine\.trainer WARNING \[rank 1\]: beware\n", second)
+    assert re.fullmatch(r".* detengine\.trainer ERROR \[rank 1\]: broken\n", second)
 
 
-def test_the_first_rank_alone_writes_the_file(two_ranks) -> None:
-    assert [seen["log_file"] for seen in two_ranks] == [two_ranks[0]["console"]] * 2
+def test_each_rank_has_a_file_and_all_but_the_first_keep_warnings_and_errors_only(
+    two_ranks,
+) -> None:
+    files = two_ranks[0]["log_files"]
+    assert re.findall(r"trainer (\w+): (.*)", files["log.txt"]) == [
+        ("INFO", "from rank 0"),
+        ("WARNING", "beware"),
+        ("ERROR", "elsewhere"),
+    ]
+    assert re.findall(r"trainer (\w+): (.*)", files["log_rank1.txt"]) == [
+        ("WARNING", "beware"),
+        ("ERROR", "elsewhere"),
+        ("ERROR", "broken"),
+    ]
+
+
+def test_a_rank_that_has_nothing_to_say_makes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "is_main_process", lambda: False)
+    setup_logging(tmp_path)
+    logging.getLogger("detengine.trainer").info("as all ranks")
+    assert list(tmp_path.iterdir()) == []

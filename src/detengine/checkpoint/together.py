@@ -8,10 +8,11 @@ from detengine.checkpoint import history
 from detengine.checkpoint.entries import with_all_entries
 from detengine.checkpoint.files import load_file
 from detengine.distributed import comm
+from detengine.distributed.report import PeerFailedError
 
 
 def raise_on_all_ranks(problem: Exception | None, what: str) -> None:
-    """Raise a rank's problem there, and on the others a RuntimeError that tells it; a collective.
+    """Raise a rank's problem there, and on the others a PeerFailedError that tells it; a collective.
 
     what: what the rank could not do, for that message.
     """
@@ -20,7 +21,7 @@ def raise_on_all_ranks(problem: Exception | None, what: str) -> None:
         raise problem
     for rank, message in enumerate(problems):
         if message is not None:
-            raise RuntimeError(f"rank {rank} {what}: {message}")
+            raise PeerFailedError(f"rank {rank} {what}: {message}")
 
 
 def read_newest_on_all_ranks(folder: Path | None) -> tuple[Path, dict[str, Any]]:

@@ -8,6 +8,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from detengine import __version__
+from detengine.distributed.report import (
+    PeerFailedError,
+    is_said_by_another,
+    launched_rank,
+    message_of,
+    tell_launcher,
+    with_rank,
+)
 
 EXIT_ERROR, EXIT_EXPECTATION_MISSED, EXIT_STOPPED = 1, 3, 75
 
@@ -192,35 +200,52 @@ def overrides_of(given: list[str] | None, output_dir: Path | None = None) -> lis
     return pairs if output_dir is None else ["OUTPUT_DIR", str(output_dir), *pairs]
 
 
-def message_of(error: Exception) -> str:
-    """An error's own words; those of a data loader's worker come wrapped in its traceback."""
-    text = str(error)
-    _, wrapped, original = text.rpartition(f"\n{type(error).__name__}: ")
-    return original.strip() if wrapped and "Original Traceback" in text else text
-
-
 def main() -> None:
     """Run a command. A mistake of the user's is one paragraph; --debug shows where it was found."""
     # OpenMP's threads wait in a busy loop, so that anything else on their cores holds a step up
     # for seconds. A step of the demo on two cores, beside one busy process: 2.6 s by default,
     # 0.6 s with this; alone 0.23 s and 0.25 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if launched_rank() is not None:
+        # torch warns with its C++ stack, in every rank, of a lost rank that we name in one line.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
+    except PeerFailedError as error:
+        refuse(error, str(error))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         refuse(error, message_of(error))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
+            end_if_said(error)
             raise
         refuse(error, f"{str(error).splitlines()[0]}\n{MEMORY_CURE}")
+    except Exception as error:
+        end_if_said(error)
+        raise
 
 
 def refuse(error: Exception, message: str) -> NoReturn:
-    """End with the message. Called while the error is handled, which --debug lets through."""
+    """End with the message. Called while the error is handled, which --debug lets through.
+
+    Of several ranks with the same message one says it; a rank but the first says its number.
+    """
     if "--debug" in sys.argv[1:]:
         raise error
-    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    if not is_said_by_another(error, message):
+        typer.secho(with_rank(error, message), err=True, fg=typer.colors.RED)
+    tell_launcher(message)
     sys.exit(EXIT_ERROR)
+
+
+def end_if_said(error: Exception) -> None:
+    """End quietly where another rank shows the traceback; else this one has its rank behind it."""
+    rank, message = launched_rank(), f"{type(error).__name__}: {error}"
+    tell_launcher(message)
+    if rank is not None:
+        if is_said_by_another(error, message):
+            sys.exit(EXIT_ERROR)
+        error.add_note(f"on rank {rank}")
 
 
 def is_out_of_memory(error: Exception) -> bool:

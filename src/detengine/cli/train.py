@@ -9,6 +9,7 @@ import typer
 from detengine.cli.main import EXIT_EXPECTATION_MISSED, EXIT_STOPPED
 from detengine.config.load import load_config
 from detengine.distributed.launch import stop_distributed
+from detengine.distributed.report import is_said_by_another
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.run import evaluate, train
 
@@ -21,7 +22,8 @@ def train_from_file(
     try:
         result = train(cfg, resume=resume, skip_test=skip_test)
     except ExpectedResultsError as error:
-        typer.echo(f"error: {error}", err=True)
+        if not is_said_by_another(error, str(error)):
+            typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
     stop_distributed()
     if not result.finished:
@@ -37,5 +39,6 @@ def evaluate_from_file(config_file: Path, weights: str, overrides: Sequence[str]
         evaluate(load_config(config_file, overrides), weights)
         stop_distributed()
     except ExpectedResultsError as error:
-        typer.echo(f"error: {error}", err=True)
+        if not is_said_by_another(error, str(error)):
+            typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error

@@ -2,9 +2,12 @@
 
 import os
 import re
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from detengine.distributed.meeting import fresh_store
 
 _FROM_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _CURE = "Set MODEL.DEVICE to cpu, or to auto, which takes the best device that is there."
@@ -33,12 +36,14 @@ def resolve_device(setting: str) -> torch.device:
     return device
 
 
-def start_distributed(device_setting: str) -> torch.device:
+def start_distributed(device_setting: str, timeout_minutes: float | None = None) -> torch.device:
     """This process's device; under torchrun (WORLD_SIZE above 1) joins the process group first.
 
     All ranks call it once, before anything touches the device; a second call changes nothing. Each
     rank of a machine takes the GPU of its LOCAL_RANK; GPUs share tensors over nccl, all else goes
     over gloo, from host to host, so that ranks can talk without waiting for a device.
+    timeout_minutes: the watchdog's (`distributed.watchdog`). A collective's own is a minute more,
+    because it tells less; None leaves torch's.
     Raises ValueError as `resolve_device` does, and where the ranks cannot have a device each or
     torchrun's other variables are missing.
     """
@@ -52,7 +57,15 @@ def start_distributed(device_setting: str) -> torch.device:
         torch.cuda.set_device(device)
     if world_size > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"  # what ranks say, and what they share
-        dist.init_process_group(backend, device_id=device if on_gpu else None)
+        minutes = None if timeout_minutes is None else timedelta(minutes=timeout_minutes + 1)
+        dist.init_process_group(
+            backend,
+            timeout=minutes,
+            world_size=world_size,
+            rank=int(os.environ["RANK"]),
+            store=fresh_store(minutes),
+            device_id=device if on_gpu else None,
+        )
     return device
 
 

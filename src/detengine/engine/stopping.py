@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from detengine.distributed.comm import all_gather, get_rank, is_distributed
+from detengine.distributed.report import PeerFailedError
 
 logger = logging.getLogger("detengine.trainer")
 
@@ -107,7 +108,7 @@ class StopAgreement:
     def after_step(self) -> bool:
         """Whether to stop now, alike on all ranks, which all call it after each step.
 
-        Raises the problem of this rank, or a RuntimeError that tells that of another.
+        Raises the problem of this rank, or a PeerFailedError that tells that of another.
         """
         self._steps += 1
         self._wanted = self._wanted or (self._wish is not None and self._wish())
@@ -130,5 +131,5 @@ class StopAgreement:
         for rank, status in enumerate(statuses):
             if status.problem:
                 own = self._problem() if self._problem is not None and rank == get_rank() else None
-                raise own or RuntimeError(f"rank {rank} cannot go on: {status.problem}")
+                raise own or PeerFailedError(f"rank {rank} cannot go on: {status.problem}")
         return any(status.stop for status in statuses)

@@ -1,4 +1,7 @@
-"""The log of a run: its lines on the console and in `log.txt`."""
+"""The log of a run: its lines on the console and in `log.txt`.
+
+A record whose attribute `to_console` is False goes to files only.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -24,10 +27,17 @@ class ConsoleHandler(logging.Handler):
     """Writes plain lines above the progress bar, whole and as they are."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, "to_console", True):
+            return
         try:
             console().out(self.format(record), highlight=False)
         except Exception:  # logging's own rule: a line that fails must not stop the run
             self.handleError(record)
+
+    def close(self) -> None:
+        """Give a terminal its cursor back, which a progress bar hides."""
+        console().show_cursor(True)
+        super().close()
 
 
 @contextmanager
@@ -43,8 +53,10 @@ def logging_to(output_folder: str | Path | None) -> Iterator[None]:
 def setup_logging(output_folder: str | Path | None) -> None:
     """Send what `detengine` logs to the console and, with a folder, to its `log.txt`.
 
-    Called by every rank. Rank 0 shows INFO and writes the file, whose folder must exist; the others
-    show warnings only, with their rank. A second call replaces the first; the file is appended to.
+    Called by every rank. Rank 0 shows INFO and writes the file, whose folder must exist. The
+    others show errors only, with their rank: what all warn of, rank 0 says. Their warnings are in
+    `log_rank1.txt` and so on, beside the file, each made for its first line.
+    A second call replaces the first; the files are appended to.
     """
     close_logging()
     logger = logging.getLogger("detengine")
@@ -55,18 +67,25 @@ def setup_logging(output_folder: str | Path | None) -> None:
     if is_main_process():
         to_console.setFormatter(logging.Formatter(_LINE))
     else:
-        to_console.setLevel(logging.WARNING)
+        to_console.setLevel(logging.ERROR)
         to_console.setFormatter(logging.Formatter(_LINE.replace(": ", f" [rank {get_rank()}]: ")))
     logger.addHandler(to_console)
-    if output_folder is not None and is_main_process():
-        to_file = logging.FileHandler(Path(output_folder) / "log.txt", encoding="utf-8")
-        to_file.set_name("detengine.file")
-        to_file.setFormatter(logging.Formatter(_LINE))
-        logger.addHandler(to_file)
+    if output_folder is not None:
+        logger.addHandler(_file_of_this_rank(Path(output_folder)))
+
+
+def _file_of_this_rank(folder: Path) -> logging.FileHandler:
+    first = is_main_process()
+    path = folder / ("log.txt" if first else f"log_rank{get_rank()}.txt")
+    to_file = logging.FileHandler(path, encoding="utf-8", delay=not first)
+    to_file.setLevel(logging.INFO if first else logging.WARNING)
+    to_file.set_name("detengine.file")
+    to_file.setFormatter(logging.Formatter(_LINE))
+    return to_file
 
 
 def close_logging() -> None:
-    """Take back what `setup_logging` did, and close `log.txt`. Handlers of others stay."""
+    """Take back what `setup_logging` did, and close the file. Handlers of others stay."""
     logger = logging.getLogger("detengine")
     for handler in [each for each in logger.handlers if each.get_name() in _OWN_HANDLERS]:
         logger.removeHandler(handler)

@@ -1,0 +1,107 @@
+"""What ranks tell each other while their group may be stuck: notices in the store they met in."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 5.0
+"""How long the store may take to answer before it counts as gone."""
+_PAUSE_SECONDS = 0.05
+
+
+class Store(Protocol):
+    """Of torch.distributed's stores, what a board needs. All may raise a DistError."""
+
+    def append(self, key: str, value: str, /) -> None: ...
+    def add(self, key: str, amount: int, /) -> int: ...
+    def check(self, keys: list[str], /) -> bool: ...
+    def get(self, key: str, /) -> bytes: ...
+
+
+class NoticeBoard:
+    """One rank's view of the board: it posts under its own name, and reads everybody's.
+
+    The store is torchrun's, or rank 0's. Nothing here waits for another rank for longer than it is
+    told to. is_gone: the store no longer answers, which is how the end of the process that keeps
+    it shows; then nothing is posted, and nothing is read.
+    """
+
+    def __init__(self, store: Store, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.is_gone = False
+        self._store = store
+
+    def post(self, topic: str, text: str) -> None:
+        """Add a notice of this rank, and let the others hear that there is one."""
+        line = json.dumps([self.rank, text]) + "\n"
+        self._ask(lambda: self._store.append(topic, line))
+        self._ask(lambda: self._store.add("bell", 1))
+
+    def rings(self) -> int:
+        """How many notices were posted so far, by anybody: one small request."""
+        return self._ask(lambda: self._store.add("bell", 0)) or 0
+
+    def read(self, topic: str) -> dict[int, str]:
+        """Each rank's last notice of a topic, in the order of their first ones."""
+        written = self._ask(lambda: self._store.check([topic]) and self._store.get(topic)) or b""
+        return dict(json.loads(line) for line in written.splitlines())
+
+    def wait(self, topic: str, ranks: int, seconds: float) -> dict[int, str]:
+        """As `read`, when so many ranks have posted or the seconds are over."""
+        deadline = time.monotonic() + seconds
+        while len(found := self.read(topic)) < ranks:
+            if self.is_gone or time.monotonic() >= deadline:
+                break
+            time.sleep(_PAUSE_SECONDS)
+        return found
+
+    def _ask(self, question: Callable[[], T]) -> T | None:
+        """The store's answer, or None where it is gone.
+
+        Asked in a thread, because a request to a machine that is off returns after a quarter of an
+        hour.
+        """
+        if self.is_gone:
+            return None
+        answers: list[T] = []
+
+        def ask() -> None:
+            try:
+                answers.append(question())
+            except RuntimeError:  # dist.DistError is one; seen below, where there is no answer
+                return
+
+        asking = threading.Thread(target=ask, name="notice board", daemon=True)
+        asking.start()
+        asking.join(ANSWER_SECONDS)
+        self.is_gone = not answers
+        return answers[0] if answers else None
+
+
+def open_board(topic: str, rank: int, world_size: int) -> NoticeBoard | None:
+    """A board in the store of MASTER_ADDR and MASTER_PORT; None where nothing answers there.
+
+    topic: what the board is for, in one attempt of torchrun's; two of a kind need two names.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # exported where torch has it
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=ANSWER_SECONDS),
+        )
+    except (KeyError, ValueError, RuntimeError):  # dist.DistError is a RuntimeError
+        return None
+    name = f"detengine/{attempt}/{topic}"
+    prefixed: Any = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+    return NoticeBoard(prefixed, rank, world_size)

@@ -1,0 +1,138 @@
+"""What a thread is doing, read from its stack: the loops themselves say nothing of it.
+
+A function is known by its module and its qualified name, so that nothing is imported for it.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+from detengine.distributed.standstill import Position
+
+COLLECTIVE = (
+    "torch.distributed.",
+    "detengine.distributed.comm:",
+    "torch.nn.parallel.distributed:DistributedDataParallel._distributed_broadcast_coalesced",
+)
+"""What begins a function's name that waits for other ranks; the outermost of several was called."""
+BACKWARD = "backward"
+
+PHASES = {
+    "torch.utils.data.dataloader:_BaseDataLoaderIter.__next__": "data",
+    "torch.autograd.graph:_engine_run_backward": BACKWARD,
+    "torch.nn.modules.module:Module._call_impl": "forward",
+    "detengine.distributed.watchdog:_Noted.__iter__": "data",
+    "detengine.engine.trainer:windows": "data",
+    "detengine.engine.trainer:train_step": "a training step",
+    "detengine.engine.trainer:save_checkpoint": "saving",
+    "detengine.engine.trainer:do_train": "training",
+    "detengine.engine.inference:interruptible": "data",
+    "detengine.engine.inference:inference": "evaluation",
+    "detengine.checkpoint.checkpointer:Checkpointer.save": "saving",
+    "detengine.checkpoint.checkpointer:Checkpointer.save_best": "saving",
+    "detengine.checkpoint.checkpointer:Checkpointer.wait": "saving",
+    "detengine.solver.precision:Precision.step": "the optimizer step",
+    "detengine.scoring:score": "scoring",
+    "detengine.start:start_or_resume": "loading",
+}
+"""By module and qualified name."""
+
+_NOT_TOLD = {"torch", "torchvision", *sys.stdlib_module_names} - {"__main__"}
+_LOCALS = {
+    "detengine.engine.trainer:do_train": ("iteration",),
+    "detengine.engine.trainer:train_step": ("batches",),
+    "detengine.engine.inference:compute_on_dataset": ("image_ids",),
+    "detengine.data.dataset:DetectionDataset.read_image": ("index", "path"),
+}
+"""Where a batch, an iteration or an image stands, by the names of the locals."""
+
+
+def position_of(frame: FrameType) -> Position:
+    """What the thread of that innermost frame does, the innermost phase first."""
+    frames = list(_outwards(frame))
+    names = [_name(each) for each in frames]
+    phases, details = [], []
+    waits = False
+    if collective := _collective(frames):
+        phases.append("a collective")
+        details.append(collective)
+        waits = True
+    for name in names:
+        phase = PHASES.get(name)
+        if phase is not None and phase not in phases:
+            phases.append(phase)
+    if names and PHASES.get(names[0]) == BACKWARD:  # among it, the ranks' gradients are averaged
+        waits = True
+    function = _innermost_function(names)
+    if not phases:
+        phases.append(function or "nothing that is known")
+    elif function and not waits:
+        details.append(f"in {function}")
+    known = [text for each in frames for text in _known(each, between=phases[0] == "data")]
+    # ranks that wait, wait alike, and are told together: their images are no cause
+    details += [text for text in known if not (waits and text.startswith("image ids"))]
+    return Position(_most_telling(phases), ", ".join(dict.fromkeys(details)), waits)
+
+
+def _most_telling(phases: list[str]) -> str:
+    """The innermost phase, in the outermost that is not training, which all the rest is in."""
+    inner, outer = phases[0], [phase for phase in phases[1:] if phase in ("evaluation", "scoring")]
+    inner = "training" if inner == "a training step" else inner
+    return f"{inner}, in {outer[0]}" if outer else inner
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _name(frame: FrameType) -> str:
+    return f"{frame.f_globals.get('__name__', '')}:{frame.f_code.co_qualname}"
+
+
+def _collective(frames: list[FrameType]) -> str:
+    """What of the group was called, and by whom; "" if the innermost frames are no call of it."""
+    called = ""
+    for name in map(_name, frames):
+        module, _, function = name.partition(":")
+        if name.startswith(COLLECTIVE):
+            if module != "torch.distributed.c10d_logger":  # it wraps every one of them
+                called = function.rpartition(".")[2]
+        elif called:
+            return f"{called}, in {function}"
+        elif not module.startswith("torch."):
+            return ""
+    return called
+
+
+def _innermost_function(names: list[str]) -> str:
+    """The innermost function, unless a phase is named after it, that is not torch's or Python's."""
+    for name in names:
+        module, _, function = name.partition(":")
+        if name in PHASES:
+            return ""
+        if module.partition(".")[0] not in _NOT_TOLD:
+            return function
+    return ""
+
+
+def _known(frame: FrameType, *, between: bool) -> Iterator[str]:
+    """The image ids, the iteration and the file that a frame's locals tell.
+
+    between: no iteration is on; the last was finished.
+    """
+    values: Mapping[str, Any] = frame.f_locals if _name(frame) in _LOCALS else {}
+    for local in _LOCALS.get(_name(frame), ()):
+        if local not in values:
+            continue
+        value = values[local]
+        if local == "batches":
+            value = [int(image_id) for batch in value for image_id in batch[2]]
+        if local in ("batches", "image_ids"):
+            yield f"image ids {list(value)}"
+        elif local == "path":
+            yield f"file {value}"
+        elif local == "iteration":
+            yield f"{'after ' if between else ''}iteration {value}"

@@ -1,0 +1,105 @@
+"""`detengine train` on two hosts: network namespaces, with a torchrun each, joined by a cable."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import detengine
+from detengine.checkpoint.files import load_file
+
+pytestmark = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()),
+    reason="this torch has no gloo to join two hosts with",
+)
+
+ADDRESSES = ("10.213.7.1", "10.213.7.2")
+SETTINGS = ["SOLVER.MAX_ITER", "4", "MODEL.MASK_ON", "False", "TEST.PICTURES", "0"]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """The names of two network namespaces with an address each, joined by eth0."""
+    names = [f"detengine-{os.getpid()}-{number}" for number in (1, 2)]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ends = [["eth0", "netns", name] for name in names]
+        ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+        for name, address in zip(names, ADDRESSES, strict=True):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip("-n", name, "link", "set", device, "up")
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", "") or str(error)
+        _remove(names)
+        pytest.skip(f"no network namespaces can be made here: {reason.strip()}")
+    yield names
+    _remove(names)
+
+
+def _remove(names: list[str]) -> None:
+    if shutil.which("ip"):
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def start_host(name: str, address: str, arguments: list[str], output: Path) -> subprocess.Popen:
+    """torchrun with one rank on this host; the other host's meets it on the first one."""
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={ADDRESSES[0]}:29400", "--rdzv-id=two"]
+    launcher = ["--nnodes=2", "--nproc-per-node=1", f"--local-addr={address}", *rendezvous]
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "detengine"]
+    with output.open("w") as file:
+        return subprocess.Popen(
+            ["ip", "netns", "exec", name, *command, *arguments],
+            stdout=file,
+            stderr=file,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(Path(detengine.__file__).parents[1]),
+                "OMP_NUM_THREADS": "1",
+                "GLOO_SOCKET_IFNAME": "eth0",
+            },
+        )
+
+
+@pytest.mark.timeout(90)
+def test_two_hosts_give_the_weights_and_the_results_of_two_ranks_on_one(
+    hosts: list[str],
+    run_ranks: Callable[..., list[str]],
+    tiny_config: Path,
+    tmp_path: Path,
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    command = ["train", "-c", str(tiny_config), *SETTINGS, "OUTPUT_DIR"]
+    outputs = [tmp_path / f"{name}.txt" for name in hosts]
+    started = [
+        start_host(name, address, [*command, str(there)], output)
+        for name, address, output in zip(hosts, ADDRESSES, outputs, strict=True)
+    ]
+    try:
+        codes = [host.wait(60) for host in started]
+    finally:
+        for host in started:
+            host.kill()
+            host.wait()
+    assert codes == [0, 0], "\n".join(output.read_text() for output in outputs)
+    run_ranks(2, None, *command, here, seconds=30)
+
+    ends = [load_file(folder / "model_final.pth")["model"] for folder in (there, here)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    results = [json.loads((folder / "results.json").read_text()) for folder in (there, here)]
+    assert results[0] == results[1]
+    assert "iter: 4 " in outputs[0].read_text() + outputs[1].read_text()
