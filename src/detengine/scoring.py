@@ -57,6 +57,7 @@ def score(
             device=device,
             output_folder=predictions,
             inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
+            on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
             should_stop=should_stop,
         )
         if is_main_process() and cfg.TEST.PICTURES:

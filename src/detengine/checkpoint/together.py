@@ -12,7 +12,7 @@ from detengine.distributed.report import PeerFailedError
 
 
 def raise_on_all_ranks(problem: Exception | None, what: str) -> None:
-    """Raise a rank's problem there, and on the others a PeerFailedError that tells it; a collective.
+    """Raise a rank's problem there, and on the others a PeerFailedError; a collective.
 
     what: what the rank could not do, for that message.
     """

@@ -4,7 +4,7 @@ Every function that sends is a collective: all ranks call it, in the same order.
 gloo, from host to host, also where tensors on GPUs travel over nccl.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -49,6 +49,29 @@ def all_gather(data: T) -> list[T]:
     gathered: list[T | None] = [None] * get_world_size()
     dist.all_gather_object(gathered, data)
     return gathered  # type: ignore[return-value]  # each None has been replaced
+
+
+def gather_bytes(data: bytes) -> Iterator[bytes]:
+    """On rank 0 the data of all other ranks, from the last to rank 1; elsewhere nothing.
+
+    A part is received when it is asked for, so that rank 0 need not hold them all; it must ask for
+    each. The other ranks wait until theirs is taken.
+    """
+    if is_main_process():
+        return (_receive_bytes(rank) for rank in range(get_world_size() - 1, 0, -1))
+    dist.send(torch.tensor([len(data)]), dst=0)
+    if data:
+        dist.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), dst=0)
+    return iter(())
+
+
+def _receive_bytes(rank: int) -> bytes:
+    length = torch.zeros(1, dtype=torch.int64)
+    dist.recv(length, src=rank)
+    data = torch.empty(int(length), dtype=torch.uint8)
+    if len(data):
+        dist.recv(data, src=rank)
+    return data.numpy().tobytes()
 
 
 def broadcast(data: T, source: int = 0) -> T:

@@ -12,6 +12,7 @@ from torch import nn
 from detengine.distributed.comm import (
     all_gather,
     broadcast,
+    gather_bytes,
     get_rank,
     get_world_size,
     is_main_process,
@@ -21,6 +22,7 @@ from detengine.engine.model_mode import model_mode
 from detengine.engine.stopping import StopAgreement, StopRequestedError
 from detengine.evaluation.coco import CocoEvaluator
 from detengine.evaluation.expected import ExpectedResult, check_expected_results
+from detengine.evaluation.image_tally import OnWrongImages
 from detengine.evaluation.predictions_file import PredictionWriter
 from detengine.evaluation.result import EvaluationResult
 from detengine.monitor.timer import Timer, get_time_str
@@ -61,6 +63,7 @@ def inference(
     output_folder: str | Path | None = None,
     *,
     inclusive_boxes: bool = False,
+    on_wrong_images: OnWrongImages = "error",
     should_stop: Callable[[], bool] | None = None,
 ) -> EvaluationResult:
     """Run the model over a data set, score it, and give the result; called by all ranks.
@@ -69,9 +72,11 @@ def inference(
     the predictions are stored, one file for each rank; None keeps nothing.
     inclusive_boxes: the model's boxes name their last pixel; they are scored and stored as
     continuous ones, which end behind it.
+    on_wrong_images: what an image is that was not predicted, or twice, or is none of the data
+    set's: an error on all ranks, or with "warn" a warning (see CocoEvaluator).
     should_stop: asked after each batch; True on any rank gives the work up on all of them.
-    Raises ExpectedResultsError if an expected result is missed, ValueError if an image of the
-    data set was not predicted, or twice, and StopRequestedError.
+    Raises ExpectedResultsError if an expected result is missed, ValueError for wrong images and
+    predictions, and StopRequestedError.
     """
     if box_only:
         raise ValueError(
@@ -81,7 +86,9 @@ def inference(
     device = torch.device(device)
     dataset: EvaluationDataset = data_loader.dataset
     logger.info("Start evaluation on %s dataset(%d images).", dataset_name, len(dataset))
-    evaluator = CocoEvaluator(dataset.ground_truth(), dataset.class_names, iou_types)
+    evaluator = CocoEvaluator(
+        dataset.ground_truth(), dataset.class_names, iou_types, on_wrong_images=on_wrong_images
+    )
     total_timer, model_timer = Timer(), Timer()
     total_timer.tic()
     with (
@@ -94,8 +101,8 @@ def inference(
     ):
         for image_id, prediction in predictions:
             prediction = prediction.opened() if inclusive_boxes else prediction.encoded()
-            evaluator.update(image_id, prediction)
-            if writer is not None:
+            was_scored = evaluator.update(image_id, prediction)
+            if writer is not None and was_scored:
                 writer.add(image_id, prediction)
     synchronize()
     total_timer.toc()
@@ -158,15 +165,19 @@ def interruptible(
 def accumulate_predictions(evaluator: CocoEvaluator) -> EvaluationResult:
     """Merge the ranks' matches on rank 0 and give the result to all; called by all ranks.
 
-    Raises ValueError on every rank if an image is missing, or was predicted twice.
+    Raises ValueError on every rank if an image is missing, was predicted twice, or is not the data
+    set's, unless the evaluator only warns.
     """
     if get_world_size() == 1:
         return evaluator.result()
-    parts = all_gather(evaluator.to_bytes())
+    evaluator.merge_notes(gather_bytes(evaluator.notes()))
+    for iou_type in evaluator.iou_types:
+        parts = gather_bytes(b"" if is_main_process() else evaluator.matches(iou_type))
+        if is_main_process():
+            evaluator.merge_matches(iou_type, parts)
     outcome: EvaluationResult | ValueError | None = None
     if is_main_process():
         try:
-            evaluator.merge(parts[1:])
             outcome = evaluator.result()
         except ValueError as error:
             outcome = error

@@ -37,22 +37,16 @@ class CocoTruth:
     def __len__(self) -> int:
         return len(self._image_ids)
 
-    def position(self, image_id: int) -> int:
-        if image_id not in self._position:
-            raise ValueError(
-                f"image {image_id} is predicted, but the ground truth has no such image; it has "
-                f"{len(self)} images: {self.list_of(range(len(self)))}. "
-                "Is it the ground truth of another data set?"
-            )
-        return self._position[image_id]
+    def find(self, image_id: int) -> int | None:
+        """The position of an image; None if the ground truth has it not."""
+        return self._position.get(image_id)
 
     def name_of(self, image: int) -> str:
         return f"image {self._image_ids[image]} ({self._truth.file_name(self._index[image])})"
 
-    def list_of(self, images: Sequence[int]) -> str:
-        """The ids of the first ten images at these positions."""
-        more = ", ..." if len(images) > _LISTED else ""
-        return ", ".join(str(self._image_ids[image]) for image in images[:_LISTED]) + more
+    def ids_of(self, images: Sequence[int]) -> list[int]:
+        """The ids of the images at these positions."""
+        return [self._image_ids[image] for image in images]
 
     def size_of(self, image: int) -> tuple[int, int] | None:
         """(height, width), where the data set says it."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from detengine.evaluation.coco import CocoEvaluator
 from detengine.evaluation.expected import ExpectedResult, check_expected_results
+from detengine.evaluation.image_tally import OnWrongImages
 from detengine.evaluation.result import EvaluationResult
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
@@ -15,15 +16,17 @@ def evaluate(
     class_names: Sequence[str],
     iou_types: Sequence[str] = ("bbox",),
     *,
+    on_wrong_images: OnWrongImages = "error",
     expected_results: Sequence[ExpectedResult] = (),
     expected_results_sigma_tol: float = 4,
 ) -> EvaluationResult:
     """COCO's scores of (image_id, prediction) pairs, read once and not kept.
 
-    class_names: the names of the labels 1..K. Each image must come exactly once; ValueError
-    otherwise (see CocoEvaluator). Raises ExpectedResultsError if an expected result is missed.
+    class_names: the names of the labels 1..K. Each image must come exactly once; otherwise
+    ValueError, or with on_wrong_images "warn" a warning (see CocoEvaluator).
+    Raises ExpectedResultsError if an expected result is missed.
     """
-    evaluator = CocoEvaluator(ground_truth, class_names, iou_types)
+    evaluator = CocoEvaluator(ground_truth, class_names, iou_types, on_wrong_images=on_wrong_images)
     for image_id, prediction in predictions:
         evaluator.update(image_id, prediction)
     result = evaluator.result()
