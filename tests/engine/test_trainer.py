@@ -152,7 +152,7 @@ def test_no_checkpoint_is_saved_after_a_non_finite_step(run, make_loader, detect
     detector.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError):
         run(make_loader(10), period=2)
-    assert not list((tmp_path / "run").glob("*.pth"))
+    assert not list((tmp_path / "run").glob("model_*"))
 
 
 def test_non_finite_steps_are_skipped_where_that_is_asked_for(run, make_loader, detector, caplog):

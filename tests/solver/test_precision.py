@@ -102,6 +102,27 @@ def test_one_bad_value_in_one_gradient_skips_the_whole_step() -> None:
     assert_equal(weights_of(model), before)
 
 
+@pytest.mark.parametrize("clip_norm", CLIPS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_step_with_finite_gradients_is_skipped_where_its_loss_was_bad(
+    kind: str, dtype: str, clip_norm: float | None
+) -> None:
+    model = small_model()
+    optimizer = optimizer_of(model, kind)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = weights_of(model)
+    skip, go_on = torch.ones(1), torch.zeros(1)
+    precision = Precision(dtype, initial_scale=2.0)
+    assert precision.step(optimizer, clip_norm, skip).tolist() == [1.0]
+    assert_equal(weights_of(model), before)
+    assert precision.step(optimizer, clip_norm, go_on).tolist() == [0.0]
+    assert not torch.equal(model[0].weight, before[0])
+    assert skip.tolist() == [1.0]
+    assert go_on.tolist() == [0.0]
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_float32_without_clipping_is_plain_training_to_the_bit(kind: str) -> None:
     ours, plain = small_model(), small_model()

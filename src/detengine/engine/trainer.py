@@ -20,7 +20,13 @@ from detengine.checkpoint.checkpointer import Checkpointer
 from detengine.checkpoint.history import FINAL, checkpoint_name
 from detengine.distributed.comm import get_rank, reduce_dict
 from detengine.engine.model_mode import model_mode
-from detengine.engine.nonfinite import NonFiniteGuard, OnNonFinite
+from detengine.engine.nonfinite import (
+    NonFiniteGuard,
+    NonFinitePolicy,
+    OnNonFinite,
+    nonfinite_on_any_rank,
+    total_loss,
+)
 from detengine.engine.periodic_scoring import PeriodicScoring
 from detengine.engine.stopping import StopAgreement
 from detengine.monitor.metric_logger import MetricLogger
@@ -71,7 +77,7 @@ def do_train(
     eval_period: int = 0,
     best_metric: str | None = None,
     should_stop: Callable[[], bool] | None = None,
-    on_nonfinite: OnNonFinite = "stop",
+    on_nonfinite: OnNonFinite | NonFinitePolicy = "stop",
 ) -> None:
     """Train the model until the loader ends; called by all ranks.
 
@@ -79,16 +85,15 @@ def do_train(
     checkpoint_period: iterations from one `model_0002500` to the next; `model_final` ends the run.
     accumulate: batches to one optimizer step. clip_norm: the largest total norm of the gradients.
     seed: makes iteration i's randomness a function of (seed, i, rank); None leaves it alone.
-    evaluate: gives flat metrics for the sinks, after the last iteration and every eval_period; the
-    highest best_metric is kept as `model_best`.
+    evaluate: flat metrics, at the end and every eval_period; model_best has the best best_metric.
     should_stop: asked after each iteration; True on any rank saves and returns, on all of them.
-    Raises NonFiniteError, at the latest one log period later, at a loss or gradient that is not
-    finite; OSError, at the next step, if a checkpoint could not be written in the background.
+    Raises NonFiniteError, at the latest one log period after a step that was not finite, with the
+    weights before it; OSError, at the next step, if a checkpoint was not written in the background.
     """
     logger.info("Start training")
     make_skipping_safe(optimizer)
     precision = precision or Precision()
-    guard = NonFiniteGuard(on_nonfinite, gradients_may_overflow=precision.scales_loss)
+    guard = NonFiniteGuard(on_nonfinite, model, precision, folder=checkpointer.save_dir, seed=seed)
     stopping = StopAgreement(should_stop, checkpointer.problem)
     meters = restore_meters(arguments)
     start_iter, max_iter = arguments["iteration"], number_of_iterations(data_loader, accumulate)
@@ -103,10 +108,11 @@ def do_train(
             seed_iteration(seed, iteration, device)
             lr = optimizer.param_groups[0]["lr"]
             step = train_step(
-                model, window, optimizer, scheduler, device, precision, ema=ema, clip_norm=clip_norm
-            )
+                model, window, optimizer, scheduler, device, precision,
+                ema=ema, clip_norm=clip_norm, guard=guard,
+            )  # fmt: skip
             arguments["iteration"] = iteration
-            guard.record(iteration, lr, window, step.losses, step.found_inf)
+            guard.record(iteration, lr, window, step.losses)
             meters.update(**step.losses, time=time.perf_counter() - end, data=data_seconds)
             stop, last = stopping.after_step(), iteration == max_iter
             if stop or last or iteration % log_period == 0:
@@ -141,30 +147,51 @@ def train_step(
     *,
     ema: ModelEMA | None = None,
     clip_norm: float | None = None,
+    guard: NonFiniteGuard | None = None,
 ) -> StepResult:
     """Forward, backward, optimizer and learning-rate step over one window of micro-batches.
 
     The gradient is the mean over the micro-batches: 2 batches of 2 count as one batch of 4 wherever
-    the loss is a mean over images. Nothing is read back from the device.
+    the loss is a mean over images. All ranks of a parallel model call it. Nothing is read back from
+    the device. guard: also puts back, in a step that is skipped, what the forward has changed.
+    Raises ValueError, naming the images, where the model returns no losses to train on.
     """
     optimizer.zero_grad()
+    if guard is not None:
+        guard.before_step()
+    losses = accumulate_gradients(model, batches, device, precision)
+    must_skip = nonfinite_on_any_rank(losses["loss"], model)
+    if guard is not None:
+        must_skip = guard.must_skip(must_skip)
+    found_inf = precision.step(optimizer, clip_norm, must_skip)
+    if guard is not None:
+        guard.after_step(must_skip, found_inf)
+    scheduler.step()
+    if ema is not None:
+        ema.update()
+    return StepResult(losses, found_inf)
+
+
+def accumulate_gradients(
+    model: nn.Module, batches: Sequence[Batch], device: torch.device, precision: Precision
+) -> dict[str, Tensor]:
+    """Forward and backward over one window. Returns the mean of each loss over the micro-batches.
+
+    Where a loss is missing in some of them, it counts as 0 there, as it does in their sum.
+    """
     totals: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, start=1):
-        images, targets, _ = batch.to(device)
+        images, targets, image_ids = batch.to(device)
         with gradients_synchronized(model, when=number == len(batches)):
             with precision.autocast(device):
                 losses = model(images, targets)
-            losses = {"loss": sum(losses.values()), **losses}
+            losses = {"loss": total_loss(losses, image_ids), **losses}
             if len(batches) > 1:
                 losses = {name: loss / len(batches) for name, loss in losses.items()}
             precision.backward(losses["loss"])
         for name, loss in losses.items():
             totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
-    found_inf = precision.step(optimizer, clip_norm)
-    scheduler.step()
-    if ema is not None:
-        ema.update()
-    return StepResult(totals, found_inf)
+    return totals
 
 
 def reduce_loss_dict(loss_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,16 +233,19 @@ def windows(data_loader: BatchLoader, accumulate: int) -> Iterator[list[Batch]]:
         yield window
 
 
-def seed_iteration(seed: int | None, iteration: int, device: torch.device) -> None:
+def seed_iteration(
+    seed: int | None, iteration: int, device: torch.device, *, rank: int | None = None
+) -> None:
     """Make the randomness of one iteration a function of (seed, iteration, rank).
 
+    rank: whose randomness; None is this process's own.
     Only the default generator of the training's device is set: it costs a microsecond, where
     `torch.manual_seed` visits every device.
     """
     if seed is None:
         return
-    mixed = seed
-    for value in (iteration, get_rank()):  # two steps of Knuth's 64-bit linear congruence
+    mixed, of_rank = seed, get_rank() if rank is None else rank
+    for value in (iteration, of_rank):  # two steps of Knuth's 64-bit linear congruence
         mixed = (mixed * 6364136223846793005 + value + 1442695040888963407) % 2**63
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index

@@ -62,24 +62,27 @@ class Precision:
         torch.autograd.backward(loss)
 
     @torch.no_grad()
-    def step(self, optimizer: Optimizer, clip_norm: float | None = None) -> Tensor:
+    def step(
+        self, optimizer: Optimizer, clip_norm: float | None = None, skip: Tensor | None = None
+    ) -> Tensor:
         """Unscale and clip the gradients and step, unless one of them is not finite.
 
         clip_norm: the largest total 2-norm of all gradients; None clips nothing.
+        skip: float32[1] on the parameters' device; above 0 skips the step whatever the gradients.
         Returns found_inf, float32[1] on the parameters' device: 1.0 if the step was skipped, then
         neither weights nor the optimizer's state have changed. Nothing is read from the device,
         except with an optimizer that cannot skip by itself (see `can_skip`): there one flag a step
         is, and the host waits for the device.
         """
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
-        found_inf = torch.zeros(1, device=parameters[0].device)
+        found_inf = torch.zeros(1, device=parameters[0].device) if skip is None else skip.clone()
         gradients = [each.grad for each in parameters if each.grad is not None]
         if self.scales_loss or clip_norm is None:
             self._unscale(gradients, found_inf)
         if clip_norm is not None:
             norm = get_total_norm(gradients)
             clip_grads_with_norm_(parameters, clip_norm, norm)
-            found_inf.copy_(norm.isfinite().logical_not())
+            torch.maximum(found_inf, norm.isfinite().logical_not().float(), out=found_inf)
         _step_unless(found_inf, optimizer)
         if self.scales_loss:
             torch._amp_update_scale_(
