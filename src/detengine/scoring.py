@@ -11,6 +11,7 @@ from torch import nn
 from detengine.config.schema import Config
 from detengine.data.build import make_data_loader
 from detengine.data.dataset import DetectionDataset
+from detengine.data.workers import naming_dead_workers
 from detengine.distributed.comm import is_distributed, is_main_process, synchronize
 from detengine.distributed.watchdog import Watchdog
 from detengine.engine.inference import inference
@@ -49,17 +50,18 @@ def score(
     results = {}
     for dataset, loader in zip(test_sets, loaders, strict=True):
         predictions = make_output_folder(folder / "inference" / dataset.name)
-        results[dataset.name] = inference(
-            model,
-            watchdog.batches(track(loader, f"scoring {dataset.name}")),
-            dataset.name,
-            iou_types_of(cfg),
-            device=device,
-            output_folder=predictions,
-            inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
-            on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
-            should_stop=should_stop,
-        )
+        with naming_dead_workers(loader):
+            results[dataset.name] = inference(
+                model,
+                watchdog.batches(track(loader, f"scoring {dataset.name}")),
+                dataset.name,
+                iou_types_of(cfg),
+                device=device,
+                output_folder=predictions,
+                inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
+                on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
+                should_stop=should_stop,
+            )
         if is_main_process() and cfg.TEST.PICTURES:
             pictures = make_output_folder(folder / "pictures" / dataset.name)
             paths = write_pictures(

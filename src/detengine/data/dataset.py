@@ -108,6 +108,11 @@ class DetectionDataset(Dataset[Sample]):
             )
         return image
 
+    def name_of(self, index: int) -> str:
+        """An image, for messages: its id, its file and the data set."""
+        path = self.image_folder / self._truth.file_name(index)
+        return f"image {int(self._truth.image_ids[index])} ({path}) of data set {self.name!r}"
+
     def warn_of_what_is_not_trained_on(self) -> None:
         """Log what is amiss with the annotations: one warning for each kind, counted and named."""
         empty = "of at most a pixel's width or height" if self.inclusive_pixels else "without area"
@@ -200,9 +205,9 @@ class TrainingData(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         """key: (epoch, index)."""
         epoch, index = key
-        which = int(torch.searchsorted(self._stops, index, right=True))
+        which, own_index = self._find(index)
         dataset = self.datasets[which]
-        sample = dataset[index - int(self._stops[which]) + len(dataset)]
+        sample = dataset[own_index]
         with seeded(self._seed, epoch, index):
             return transform_sample(
                 sample,
@@ -210,6 +215,16 @@ class TrainingData(Dataset[Sample]):
                 self._keypoint_flips[which],
                 inclusive_pixels=dataset.inclusive_pixels,
             )
+
+    def name_of(self, key: Key) -> str:
+        """As DetectionDataset's."""
+        which, own_index = self._find(key[1])
+        return self.datasets[which].name_of(own_index)
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """Which data set an image is of, and its index there."""
+        which = int(torch.searchsorted(self._stops, index, right=True))
+        return which, index - int(self._stops[which]) + len(self.datasets[which])
 
 
 class EvaluationData(Dataset[Sample]):
@@ -233,6 +248,10 @@ class EvaluationData(Dataset[Sample]):
         image_id = int(self.ground_truth().image_ids[index])
         sample = Sample(image, {"image_size": size, "original_size": size}, image_id)
         return transform_sample(sample, self._stages)
+
+    def name_of(self, key: Key) -> str:
+        """As DetectionDataset's; the index stands in the second place, as in training."""
+        return self._dataset.name_of(key[1])
 
 
 def _clipped_boxes(truth: GroundTruth) -> Tensor:

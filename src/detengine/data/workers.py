@@ -1,6 +1,109 @@
 """The loader's processes."""
 
+import os
+import re
 import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+_NOTHING = -1
+_DEAD = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (.+?)\.|exited)"
+)
+"""What torch says, from the loop over the loader or from its handler of SIGCHLD."""
+
+
+class NamedSamples(Protocol):
+    """A data set that can name its samples, for messages."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any) -> Any: ...
+    def name_of(self, key: Any) -> str: ...
+
+
+class ObservedData(Dataset[Any]):
+    """A data set of which each loading process notes the sample it is at, in shared memory.
+
+    It has the attributes of the data set itself.
+    """
+
+    def __init__(self, data: NamedSamples, num_workers: int) -> None:
+        self.data = data
+        self._process_ids = torch.full((num_workers,), _NOTHING)
+        self._keys = torch.full((num_workers, 2), _NOTHING)
+        for notes in (self._process_ids, self._keys):
+            notes.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "data":  # its own, and absent only while it is copied
+            raise AttributeError(name)
+        return getattr(self.data, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        worker = get_worker_info()
+        if worker is not None:
+            self._keys[worker.id] = torch.tensor(key)  # (epoch, index), or the index twice
+        return self.data[key]
+
+    def start_worker(self, worker_id: int) -> None:
+        """Called in each loading process when it starts."""
+        self._process_ids[worker_id] = os.getpid()
+        leave_signals_to_the_main_process(worker_id)
+
+    def has_started(self, process_ids: Sequence[int]) -> bool:
+        """Whether one of them is a worker that loads this data."""
+        return not set(process_ids).isdisjoint(self._process_ids.tolist())
+
+    def where(self, process_id: int) -> str:
+        """Which worker a process is, and where it was."""
+        found = (self._process_ids == process_id).nonzero()
+        if not len(found):
+            return f"a data-loader worker (process {process_id})"
+        worker = int(found[0])
+        epoch, index = self._keys[worker].tolist()
+        name = f"data-loader worker {worker} (process {process_id})"
+        if index == _NOTHING:
+            return f"{name}, which had not begun to read,"
+        return f"{name}, which last began to read {self.data.name_of((epoch, index))},"
+
+
+@contextmanager
+def naming_dead_workers(loader: Any) -> Iterator[None]:
+    """Around a loop over a loader: says of a worker that died which image it was reading.
+
+    torch notices such a death at any place of the main thread, not only in the loader.
+    Raises ChildProcessError with the worker, the image and the cures.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        message = _message_of_death(loader.dataset, str(error))
+        if message is None:
+            raise
+        raise ChildProcessError(message) from error
+
+
+def _message_of_death(data: Any, text: str) -> str | None:
+    """None if the error is of something else, or of another loader's worker."""
+    told = _DEAD.search(text)
+    if told is None or not isinstance(data, ObservedData):
+        return None
+    process_ids = [int(each) for each in told[1].split(",")]
+    if not data.has_started(process_ids):
+        return None
+    how = f"was killed by the signal {told[2]}" if told[2] else "ended unexpectedly"
+    return (
+        f"{' and '.join(map(data.where, process_ids))} {how}. If the memory was not enough "
+        "(Killed; the system's log says so), lower DATALOADER.NUM_WORKERS, SOLVER.IMS_PER_BATCH or "
+        "the size of the images; at a Bus error make /dev/shm larger; else look at that image."
+    )
 
 
 def leave_signals_to_the_main_process(worker_id: int) -> None:

@@ -1,0 +1,83 @@
+"""Loader processes that die are named, with the image that they were reading."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from detengine.data.workers import ObservedData, naming_dead_workers
+
+
+class Numbers:
+    """Ten samples; a process that reads the fatal one is killed."""
+
+    name = "numbers"
+
+    def __init__(self, fatal: int = -1, number: int = signal.SIGKILL) -> None:
+        self.fatal, self.number = fatal, number
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, key):
+        index = key[1] if isinstance(key, tuple) else key
+        if index == self.fatal:
+            os.kill(os.getpid(), self.number)
+        return torch.tensor(index)
+
+    def name_of(self, key) -> str:
+        return f"image {100 + key[1]} ({key[1]}.jpg) of data set 'numbers'"
+
+
+def _loader(data: Numbers, keys) -> DataLoader:
+    observed = ObservedData(data, 2)
+    return DataLoader(
+        observed,
+        batch_sampler=[[key] for key in keys],
+        num_workers=2,
+        worker_init_fn=observed.start_worker,
+    )
+
+
+@pytest.mark.parametrize("keys", [range(10), [(3, index) for index in range(10)]])
+def test_a_killed_worker_is_named_with_its_last_image(keys):
+    loader = _loader(Numbers(fatal=5), keys)
+    with (
+        pytest.raises(
+            ChildProcessError,
+            match=r"^data-loader worker 1 \(process \d+\), which last began to read image 105 "
+            r"\(5.jpg\) of data set 'numbers', (was killed by the signal Killed|ended unexpectedly)"
+            r"\. If the memory",
+        ),
+        naming_dead_workers(loader),
+    ):
+        list(loader)
+
+
+def test_a_worker_that_leaves_is_named_too():
+    loader = _loader(Numbers(fatal=0, number=signal.SIGSEGV), range(10))
+    with (
+        pytest.raises(ChildProcessError, match=r"worker 0 .*image 100 .*(Segmentation|unexpected)"),
+        naming_dead_workers(loader),
+    ):
+        list(loader)
+
+
+def test_without_a_death_the_samples_and_other_errors_pass():
+    loader = _loader(Numbers(), range(10))
+    with naming_dead_workers(loader):
+        assert torch.cat(list(loader)).tolist() == list(range(10))
+    with pytest.raises(RuntimeError, match="another"), naming_dead_workers(loader):
+        raise RuntimeError("another")
+    other = "DataLoader worker (pid 1) is killed by signal: Killed. "
+    with pytest.raises(RuntimeError, match="pid 1"), naming_dead_workers(loader):
+        raise RuntimeError(other)
+
+
+def test_an_observed_data_set_has_the_attributes_of_its_own():
+    observed = ObservedData(Numbers(), 2)
+    assert (observed.name, len(observed), int(observed[3])) == ("numbers", 10, 3)
+    with pytest.raises(AttributeError, match="colour"):
+        _ = observed.colour
