@@ -17,16 +17,24 @@ from detengine.checkpoint.checkpointer import DetectronCheckpointer
 from detengine.checkpoint.files import write_text
 from detengine.checkpoint.readers import read_file
 from detengine.config.load import load_config, replace, to_yaml
+from detengine.config.scaling import scaled
 from detengine.config.schema import Config
-from detengine.data.build import build_datasets, make_data_loader, number_of_classes
+from detengine.data.build import (
+    build_datasets,
+    make_data_loader,
+    number_of_classes,
+    raise_if_indivisible,
+)
 from detengine.data.dataset import DetectionDataset
+from detengine.data.workers import naming_dead_workers
 from detengine.distributed.batch_norm import share_buffers
-from detengine.distributed.comm import is_distributed, is_main_process
+from detengine.distributed.comm import get_world_size, is_distributed, is_main_process
 from detengine.distributed.launch import resolve_device, start_distributed
 from detengine.distributed.parallel import distribute
 from detengine.distributed.watchdog import Watchdog, watched
 from detengine.engine.build import build_test_time_augmentation
 from detengine.engine.determinism import deterministic
+from detengine.engine.nonfinite import NonFinitePolicy
 from detengine.engine.phase import position_of
 from detengine.engine.predictor import Predictor
 from detengine.engine.stopping import StopRequestedError, stop_on_request
@@ -78,8 +86,10 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
+    cfg, scaling = scaled(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
     with logging_to(None), watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog:
+        raise_if_indivisible(cfg, get_world_size())
         folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
         with (
             held(folder),
@@ -87,12 +97,14 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
             deterministic(device, enabled=cfg.DETERMINISTIC),
         ):
             setup_logging(folder)  # open until the last error is in it
-            parts = _build_parts(cfg, folder, device, skip_test=skip_test)
+            if scaling:
+                logger.info("%s", scaling)
+            parts = build_parts(cfg, folder, device, skip_test=skip_test)
             return _train(parts, device, should_stop, watchdog, resume=resume)
 
 
 def _train(
-    parts: "_Parts",
+    parts: "Parts",
     device: torch.device,
     should_stop: Callable[[], bool],
     watchdog: Watchdog,
@@ -125,7 +137,7 @@ def _train(
         sync_batchnorm=cfg.DISTRIBUTED.SYNC_BATCHNORM,
         accumulate=cfg.SOLVER.ACCUMULATE,
     )
-    with metrics_sink(folder, start_iter) as sinks:
+    with metrics_sink(folder, start_iter) as sinks, naming_dead_workers(loader):
         do_train(
             parallel_model,
             watchdog.batches(track(loader, "training", cfg.SOLVER.MAX_ITER, start_iter)),
@@ -148,7 +160,7 @@ def _train(
             eval_period=cfg.SOLVER.TEST_PERIOD,
             best_metric=best_metric_of(cfg),
             should_stop=should_stop,
-            on_nonfinite=cfg.SOLVER.ON_NONFINITE,
+            on_nonfinite=NonFinitePolicy(cfg.SOLVER.ON_NONFINITE, cfg.SOLVER.SKIP_LIMIT),
         )
     finished, results = arguments["iteration"] == cfg.SOLVER.MAX_ITER, {}
     if finished and parts.test_sets:
@@ -161,7 +173,7 @@ def _train(
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """What a training is put together from. cfg: with the number of classes."""
 
     cfg: Config
@@ -176,7 +188,8 @@ class _Parts:
     checkpointer: DetectronCheckpointer
 
 
-def _build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: bool) -> _Parts:
+def build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: bool) -> Parts:
+    """The parts, with weights as they are initialised; called by all ranks. Writes nothing."""
     datasets = build_datasets(cfg, cfg.DATASETS.TRAIN)
     class_names = datasets[0].class_names
     is_scored = not skip_test and can_be_scored(cfg)
@@ -191,7 +204,7 @@ def _build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: 
         cfg, model, optimizer, scheduler, folder,
         precision=precision, ema=ema, class_names=class_names, background=True,
     )  # fmt: skip
-    return _Parts(
+    return Parts(
         cfg, folder, datasets, test_sets, model, optimizer, scheduler, precision, ema, checkpointer
     )
 

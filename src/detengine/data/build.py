@@ -19,7 +19,7 @@ from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingDat
 from detengine.data.order import BatchOrder, RankBatchSampler
 from detengine.data.transforms import RandomCrop, make_resize
 from detengine.data.voc import IMAGE_FOLDER, load_voc
-from detengine.data.workers import leave_signals_to_the_main_process
+from detengine.data.workers import ObservedData
 from detengine.distributed.comm import get_rank, get_world_size
 from detengine.structures.categories import merge_class_names, raise_if_classes_unknown
 from detengine.structures.ground_truth import GroundTruth
@@ -240,7 +240,7 @@ def make_training_loader(
 ) -> Loader:
     """One rank's part of every batch of the run, from `start_iter` on."""
     accumulate = cfg.SOLVER.ACCUMULATE
-    _raise_if_indivisible(cfg.SOLVER.IMS_PER_BATCH, world_size, accumulate)
+    raise_if_indivisible(cfg, world_size)
     data = TrainingData(datasets, build_transforms(cfg, is_train=True), cfg.SEED)
     sizes = data.image_sizes()
     groups = torch.zeros(len(data), dtype=torch.int64)
@@ -270,20 +270,23 @@ def make_evaluation_loader(
 
 def _loader(cfg: Config, data: Any, batch_sampler: Any, *, keep_workers: bool) -> Loader:
     workers = cfg.DATALOADER.NUM_WORKERS
+    observed = ObservedData(data, workers) if workers else None
     return DataLoader(
-        data,
+        observed or data,
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=cfg.MODEL.DEVICE not in ("cpu", "mps") and torch.cuda.is_available(),
         persistent_workers=keep_workers and workers > 0,
-        worker_init_fn=leave_signals_to_the_main_process,
+        worker_init_fn=observed.start_worker if observed else None,
         # its own: without one, each iter() draws from torch's global generator
         generator=torch.Generator(),
     )
 
 
-def _raise_if_indivisible(images: int, world_size: int, accumulate: int) -> None:
+def raise_if_indivisible(cfg: Config, world_size: int) -> None:
+    """Raise ValueError unless each rank gets as many images of a batch as the others."""
+    images, accumulate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE
     parts = world_size * accumulate
     if images % parts == 0:
         return
@@ -292,5 +295,6 @@ def _raise_if_indivisible(images: int, world_size: int, accumulate: int) -> None
     raise ValueError(
         f"SOLVER.IMS_PER_BATCH is {images}, which cannot be divided among {world_size} ranks with "
         f"SOLVER.ACCUMULATE {accumulate} micro-batches each. The nearest that can: {nearest}. "
-        "(Scale SOLVER.BASE_LR with it.)"
+        f"With it, SOLVER.REFERENCE_IMS_PER_BATCH {images} scales the learning rate and the "
+        "iterations."
     )
