@@ -74,13 +74,27 @@ def train(
     skip_test: Annotated[
         bool, typer.Option("--skip-test", help="Do not score at the end.")
     ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            help="Repeat the step of a run's nonfinite_*.json, show where it is not finite, and "
+            "write nothing.",
+            metavar="RECORD",
+        ),
+    ] = None,
 ) -> None:
     """Train a detector, then score it on DATASETS.TEST.
 
     Example: detengine train -c configs/nuclei.yaml --output-dir runs/nuclei SOLVER.MAX_ITER 500
     """
-    from detengine.cli.train import train_from_file
+    from detengine.cli.train import replay_from_file, train_from_file
 
+    if replay is not None:
+        if resume:
+            raise typer.BadParameter("--replay writes nothing, so --resume means nothing beside it")
+        replay_from_file(config_file, overrides_of(overrides, output_dir), replay)
+        return
     train_from_file(config_file, overrides_of(overrides, output_dir), resume, skip_test)
 
 

@@ -11,6 +11,7 @@ from detengine.config.load import load_config
 from detengine.distributed.launch import stop_distributed
 from detengine.distributed.report import is_said_by_another
 from detengine.evaluation.expected import ExpectedResultsError
+from detengine.replaying import replay
 from detengine.run import evaluate, train
 
 
@@ -31,6 +32,11 @@ def train_from_file(
         command = f"detengine train -c {shlex.quote(str(folder / 'config.yaml'))} --resume"
         typer.echo(f"Stopped, and saved in {folder}. To go on: {command}", err=True)
         raise typer.Exit(EXIT_STOPPED)
+
+
+def replay_from_file(config_file: Path, overrides: Sequence[str], record: Path) -> None:
+    """`detengine train --replay`. Ends well if the step could be repeated, whatever it showed."""
+    typer.echo(replay(load_config(config_file, overrides), record))
 
 
 def evaluate_from_file(config_file: Path, weights: str, overrides: Sequence[str]) -> None:
