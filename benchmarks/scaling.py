@@ -206,7 +206,8 @@ def main() -> None:
         raise SystemExit(f"the numbers of ranks give different scores: {scores}")
     report: dict[str, Any] = {"images": options.images, "rounds": options.rounds, "ranks": {}}
     print(
-        f"{'ranks':>5} {'update s':>9} {'merge s':>8} {'total s':>8} {'rank 0 MiB':>11} {'others':>7}"
+        f"{'ranks':>5} {'update s':>9} {'merge s':>8} {'total s':>8} "
+        f"{'rank 0 MiB':>11} {'others':>7}"
     )
     for count, rounds in measured.items():
         row = {

@@ -30,7 +30,7 @@ def test_rank_0_alone_writes_and_the_wrapper_is_not_in_the_names(folder: Path) -
 def test_if_rank_0_cannot_write_all_ranks_raise(folder: Path, method: str) -> None:
     texts = outcomes(folder, method)
     assert texts[0].startswith("FileNotFoundError: ")
-    assert texts[1].startswith("RuntimeError: rank 0 could not save: ")
+    assert texts[1].startswith("PeerFailedError: rank 0 could not save: ")
     assert all("cannot write lost.pth: " in text for text in texts)
     assert all("there is no folder" in text for text in texts)
 

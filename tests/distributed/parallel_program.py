@@ -142,7 +142,7 @@ def steps_of_a_foreign_model(forgets: bool, static_graph: bool) -> dict[str, Any
             said = str(error)
             break
         gradients.append([model.one.grad.item(), model.other.grad.item()])
-    return {"gradients": gradients, "said": said, "counted": model.counted.item()}
+    return {"gradients": gradients, "said": said, "counted": comm.all_gather(model.counted.item())}
 
 
 def message_of_static_accumulation() -> str:

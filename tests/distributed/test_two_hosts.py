@@ -57,8 +57,15 @@ def _remove(names: list[str]) -> None:
 
 def start_host(name: str, address: str, arguments: list[str], output: Path) -> subprocess.Popen:
     """torchrun with one rank on this host; the other host's meets it on the first one."""
-    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={ADDRESSES[0]}:29400", "--rdzv-id=two"]
-    launcher = ["--nnodes=2", "--nproc-per-node=1", f"--local-addr={address}", *rendezvous]
+    launcher = [
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={ADDRESSES[0]}:29400",
+        "--rdzv-id=two",
+        f"--rdzv-conf=is_host={address == ADDRESSES[0]}",  # these hosts' names have no addresses
+        f"--local-addr={address}",
+    ]
     command = [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "detengine"]
     with output.open("w") as file:
         return subprocess.Popen(
@@ -89,7 +96,7 @@ def test_two_hosts_give_the_weights_and_the_results_of_two_ranks_on_one(
         for name, address, output in zip(hosts, ADDRESSES, outputs, strict=True)
     ]
     try:
-        codes = [host.wait(60) for host in started]
+        codes = [host.wait(40) for host in started]
     finally:
         for host in started:
             host.kill()

@@ -130,5 +130,5 @@ def test_two_ranks_stop_after_the_same_step(two_ranks: list[dict[str, Any]]) -> 
     assert first["stopped_after"] == second["stopped_after"] >= first["asked_after"]
     assert first["exchanges"] == second["exchanges"] < first["stopped_after"]
     assert first["problem"] == "OSError: the disk is full"
-    assert second["problem"] == "RuntimeError: rank 0 cannot go on: the disk is full"
+    assert second["problem"] == "PeerFailedError: rank 0 cannot go on: the disk is full"
     assert first["batches"] == second["batches"] == [1, 1]

@@ -98,10 +98,10 @@ def share_buffers(model: nn.Module) -> None:
     """Give all ranks the buffers of rank 0, whose are saved too; called by all, before scoring."""
     if not is_distributed():
         return
-    of_type: dict[torch.dtype, list[Tensor]] = {}
+    of_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for buffer in model.buffers():
-        of_type.setdefault(buffer.dtype, []).append(buffer)
-    for buffers in of_type.values():
+        of_kind.setdefault((buffer.device, buffer.dtype), []).append(buffer)
+    for buffers in of_kind.values():
         flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
         dist.broadcast(flat, 0)
         parts = torch.split(flat, [buffer.numel() for buffer in buffers])

@@ -70,8 +70,9 @@ def _keeps_state(model: nn.Module) -> bool:
     Batch norm's running statistics are not read in training, and frozen ones do not change.
     """
     return any(
-        not isinstance(module, _BatchNorm | FrozenBatchNorm2d) and any(module.buffers(False))
+        not isinstance(module, _BatchNorm | FrozenBatchNorm2d)
         for module in model.modules()
+        for _ in module.buffers(recurse=False)
     )
 
 
