@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -81,3 +83,23 @@ def test_an_observed_data_set_has_the_attributes_of_its_own():
     assert (observed.name, len(observed), int(observed[3])) == ("numbers", 10, 3)
     with pytest.raises(AttributeError, match="colour"):
         _ = observed.colour
+
+
+def test_a_connection_that_breaks_because_a_worker_died_is_named_so():
+    loader = _loader(Numbers(), [0])
+    next(iter(loader))  # its workers have started, and have ended with it
+    with (
+        pytest.raises(ChildProcessError, match=r"image 100 .* ended unexpectedly"),
+        naming_dead_workers(loader),
+    ):
+        raise ConnectionResetError
+
+
+def test_a_process_ends_though_something_still_holds_its_workers():
+    program = (
+        "import sys; sys.path.insert(0, 'tests/data')\n"
+        "from test_workers import Numbers, _loader\n"
+        "kept = iter(_loader(Numbers(), range(10)))\n"
+        "next(kept); sys.modules['kept'] = kept\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

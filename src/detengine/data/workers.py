@@ -1,16 +1,21 @@
 """The loader's processes."""
 
+import multiprocessing
 import os
 import re
 import signal
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
 _NOTHING = -1
+_SECONDS_TO_DIE = 2.0
 _DEAD = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (.+?)\.|exited)"
 )
@@ -37,6 +42,8 @@ class ObservedData(Dataset[Any]):
         self._keys = torch.full((num_workers, 2), _NOTHING)
         for notes in (self._process_ids, self._keys):
             notes.share_memory_()  # type: ignore[no-untyped-call]
+        _OBSERVED.add(self)
+        Finalize(None, _end_workers, exitpriority=0)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -57,9 +64,13 @@ class ObservedData(Dataset[Any]):
         self._process_ids[worker_id] = os.getpid()
         leave_signals_to_the_main_process(worker_id)
 
+    def process_ids(self) -> set[int]:
+        """Those of the loading processes that have started."""
+        return set(self._process_ids.tolist()) - {_NOTHING}
+
     def has_started(self, process_ids: Sequence[int]) -> bool:
         """Whether one of them is a worker that loads this data."""
-        return not set(process_ids).isdisjoint(self._process_ids.tolist())
+        return not self.process_ids().isdisjoint(process_ids)
 
     def where(self, process_id: int) -> str:
         """Which worker a process is, and where it was."""
@@ -74,26 +85,35 @@ class ObservedData(Dataset[Any]):
         return f"{name}, which last began to read {self.data.name_of((epoch, index))},"
 
 
+_OBSERVED: weakref.WeakSet[ObservedData] = weakref.WeakSet()
+
+
 @contextmanager
 def naming_dead_workers(loader: Any) -> Iterator[None]:
     """Around a loop over a loader: says of a worker that died which image it was reading.
 
-    torch notices such a death at any place of the main thread, not only in the loader.
+    torch notices such a death at any place of the main thread, not only in the loader, and where a
+    sample was on its way, as a broken connection.
     Raises ChildProcessError with the worker, the image and the cures.
     """
     try:
         yield
-    except RuntimeError as error:
-        message = _message_of_death(loader.dataset, str(error))
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        message = _message_of_death(loader.dataset, error)
         if message is None:
             raise
         raise ChildProcessError(message) from error
 
 
-def _message_of_death(data: Any, text: str) -> str | None:
+def _message_of_death(data: Any, error: Exception) -> str | None:
     """None if the error is of something else, or of another loader's worker."""
+    if not isinstance(data, ObservedData):
+        return None
+    text = str(error)
+    if not isinstance(error, RuntimeError):
+        text = _wait_for_a_death(data)
     told = _DEAD.search(text)
-    if told is None or not isinstance(data, ObservedData):
+    if told is None:
         return None
     process_ids = [int(each) for each in told[1].split(",")]
     if not data.has_started(process_ids):
@@ -106,12 +126,36 @@ def _message_of_death(data: Any, text: str) -> str | None:
     )
 
 
+def _wait_for_a_death(data: ObservedData) -> str:
+    """What torch says of it: a process that is killed closes its files before it is dead."""
+    end = time.monotonic() + _SECONDS_TO_DIE
+    try:
+        while time.monotonic() < end:
+            living = {process.pid for process in multiprocessing.active_children()}
+            dead = data.process_ids() - living
+            if dead:
+                return f"DataLoader worker (pid {min(dead)}) exited"
+            time.sleep(0.01)
+    except RuntimeError as told:  # by torch's handler of SIGCHLD
+        return str(told)
+    return ""
+
+
+def _end_workers() -> None:
+    """Before Python, at its end, asks its loading processes by SIGTERM, and waits for them."""
+    ours: set[int] = set().union(*(data.process_ids() for data in _OBSERVED))
+    for process in multiprocessing.active_children():
+        if process.pid in ours:
+            process.kill()
+
+
 def leave_signals_to_the_main_process(worker_id: int) -> None:
     """Let a request to stop pass by: the main process decides, and needs its workers until then.
 
     A scheduler signals a whole group of processes, and torch's workers die of SIGTERM, which ends
     the training with an error before it can save. A worker whose main process is gone still ends by
-    itself, within seconds (torch.utils.data._utils.worker.ManagerWatchdog).
+    itself, within seconds (torch.utils.data._utils.worker.ManagerWatchdog), and one that outlives
+    its loader is killed at the main process's end (_end_workers).
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
