@@ -44,6 +44,7 @@ def _loader(data: Numbers, keys) -> DataLoader:
 
 
 @pytest.mark.parametrize("keys", [range(10), [(3, index) for index in range(10)]])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_is_named_with_its_last_image(keys):
     loader = _loader(Numbers(fatal=5), keys)
     with (
@@ -58,6 +59,7 @@ def test_a_killed_worker_is_named_with_its_last_image(keys):
         list(loader)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_leaves_is_named_too():
     loader = _loader(Numbers(fatal=0, number=signal.SIGSEGV), range(10))
     with (
