@@ -137,6 +137,27 @@ def demo(
     run_demo(output_dir, prove=prove)
 
 
+@app.command()
+def selftest(
+    nproc: Annotated[
+        int, typer.Option("--nproc", help="Ranks that are compared with one.", metavar="N")
+    ] = 2,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", help="Keep all runs there; else nothing is kept.", metavar="FOLDER"
+        ),
+    ] = None,
+) -> None:
+    """Show that several ranks of this machine train and score like one, in about a minute.
+
+    Example: detengine selftest --nproc 2
+    """
+    from detengine.cli.selftest import selftest as run_selftest
+
+    run_selftest(nproc, output_dir)
+
+
 @app.command(context_settings=WITH_OVERRIDES)
 def config(
     config_file: Annotated[
