@@ -54,6 +54,33 @@ def test_a_merge_key_may_be_overridden(write: Write) -> None:
     assert values == {"outer": {"inner": {"x": 2, "y": 1}}, "last": {"x": 2, "y": 3}}
 
 
+def test_of_several_merged_mappings_the_first_wins(write: Write) -> None:
+    text = """
+        first: &first {RATE: 1, STEPS: 1}
+        second: &second {RATE: 2, ITERATIONS: 2}
+        both: {<<: [*first, *second], STEPS: 3}
+    """
+    values = read_mapping(write("a.yaml", text))
+    assert values["both"] == {"RATE": 1, "ITERATIONS": 2, "STEPS": 3}
+
+
+def test_merges_of_merges_do_not_grow_without_end(write: Write) -> None:
+    lines = ["a0: &a0 {KEY: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}], K{n}: 1}}" for n in range(1, 60)]
+    values = read_mapping(write("a.yaml", "\n".join(lines)))
+    assert len(values["a59"]) == 60
+
+
+def test_a_mapping_merged_into_itself_is_what_it_was(write: Write) -> None:
+    assert read_mapping(write("a.yaml", "a: &a {<<: *a, KEY: 1}")) == {"a": {"KEY": 1}}
+
+
+@pytest.mark.parametrize("merged", ["1", "[1]", "[[{KEY: 1}]]"])
+def test_a_merge_of_what_is_no_mapping_is_an_error(write: Write, merged: str) -> None:
+    with pytest.raises(ConfigError, match="<< in line 1 merges what is no mapping"):
+        read_mapping(write("a.yaml", f"a: {{<<: {merged}}}"))
+
+
 def test_what_is_written_has_neither_anchors_nor_sorted_keys() -> None:
     shared = (1, 2)
     text = write_mapping({"B": shared, "A": shared})

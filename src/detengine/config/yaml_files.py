@@ -7,6 +7,8 @@ import yaml
 
 from detengine.config.errors import ConfigError
 
+_MERGE = "tag:yaml.org,2002:merge"
+
 
 class _StrictLoader(yaml.SafeLoader):
     """Plain data only; a key that stands twice in a mapping is an error."""
@@ -24,6 +26,42 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             line_of[key.value if isinstance(key, yaml.ScalarNode) else key] = line
         return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Resolve merge keys (<<): a mapping's own keys win, then those of the mapping named first.
+
+        In the place of PyYAML's, which in 6.0.4 takes other values than before and than YAML says.
+        """
+        entries, node.value = node.value, []  # empty, should it be merged into itself
+        merged: list[yaml.MappingNode] = []
+        for key, value in entries:
+            if key.tag == _MERGE:
+                merged += self._mappings_in(value)
+        taken = dict[Any, tuple[yaml.Node, yaml.Node]]()
+        for mapping in reversed(merged):
+            self.flatten_mapping(mapping)
+            taken.update(_by_name(mapping.value))
+        taken.update(_by_name([entry for entry in entries if entry[0].tag != _MERGE]))
+        node.value = list(taken.values())
+
+    def _mappings_in(self, value: yaml.Node) -> list[yaml.MappingNode]:
+        """What a merge key names: one mapping, or a list of them."""
+        mappings = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        for each in mappings:
+            if not isinstance(each, yaml.MappingNode):
+                raise ConfigError(
+                    f"{self.name}: << in line {value.start_mark.line + 1} merges what is no "
+                    "mapping; expected *name of a section, or a list of such"
+                )
+        return list(mappings)
+
+
+def _by_name(entries: list[tuple[yaml.Node, yaml.Node]]) -> dict[Any, tuple[yaml.Node, yaml.Node]]:
+    """The entries by what their keys say; a key that is no scalar equals itself only."""
+    return {
+        (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key: (key, value)
+        for key, value in entries
+    }
 
 
 class _Dumper(yaml.SafeDumper):
