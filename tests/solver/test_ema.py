@@ -43,6 +43,20 @@ def test_the_average_is_the_formulas_for_parameters_and_floating_buffers() -> No
     torch.testing.assert_close(averages, expected)
 
 
+def test_a_skipped_step_leaves_the_average_as_it_is_and_another_does_not() -> None:
+    model, plain_model = (nn.Linear(1, 1, bias=False) for _ in range(2))
+    plain_model.load_state_dict(model.state_dict())
+    ema, plain = ModelEMA(model, decay=0.9), ModelEMA(plain_model, decay=0.9)
+    for weight in (model.weight, plain_model.weight):
+        nn.init.constant_(weight, 3.0)
+    before = ema.state_dict()["weights"]["weight"].clone()
+    ema.update(torch.ones(1))
+    assert torch.equal(ema.state_dict()["weights"]["weight"], before)
+    ema.update(torch.zeros(1))
+    plain.update()
+    torch.testing.assert_close(ema.state_dict()["weights"], plain.state_dict()["weights"])
+
+
 @pytest.mark.parametrize(("warmup_iters", "remains"), [(0, 0.99), (1, 0.1), (2, 0.1 * 2 / 11)])
 def test_warm_up_forgets_the_first_weights(warmup_iters: int, remains: float) -> None:
     model = nn.Linear(1, 1, bias=False)

@@ -281,9 +281,9 @@ def _flat(results: Results) -> dict[str, float]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl."""
-    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """The lines of a run's metrics.jsonl, where "nan" and "inf" are strings."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{name: float(value) for name, value in json.loads(line).items()} for line in lines]
 
 
 def read_results(folder: Path) -> Results:

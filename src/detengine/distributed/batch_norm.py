@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detengine.distributed.comm import is_distributed
+from detengine.structures.flat import copy_from_flat, flatten, group_by_kind
 
 
 class CPUSyncBatchNorm(_BatchNorm):
@@ -98,15 +99,10 @@ def share_buffers(model: nn.Module) -> None:
     """Give all ranks the buffers of rank 0, whose are saved too; called by all, before scoring."""
     if not is_distributed():
         return
-    of_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for buffer in model.buffers():
-        of_kind.setdefault((buffer.device, buffer.dtype), []).append(buffer)
-    for buffers in of_kind.values():
-        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+    for buffers in group_by_kind(model.buffers()):
+        flat = flatten(buffers)
         dist.broadcast(flat, 0)
-        parts = torch.split(flat, [buffer.numel() for buffer in buffers])
-        for buffer, part in zip(buffers, parts, strict=True):
-            buffer.copy_(part.view_as(buffer))
+        copy_from_flat(buffers, flat)
 
 
 def _sum_over_ranks(values: Tensor) -> Tensor:

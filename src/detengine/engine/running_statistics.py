@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from detengine.structures.flat import copy_from_flat, flatten, group_by_kind
+
 
 class RunningStatistics:
     """What a model's norms have counted and averaged, to be put back where a step was skipped.
@@ -14,27 +16,20 @@ class RunningStatistics:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        of_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for module in model.modules():
-            for buffer in module.buffers(recurse=False) if isinstance(module, _NormBase) else ():
-                of_kind.setdefault((buffer.device, buffer.dtype), []).append(buffer)
-        self._groups = list(of_kind.values())
+        norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+        self._groups = group_by_kind(
+            buffer for norm in norms for buffer in norm.buffers(recurse=False)
+        )
         self._kept: list[Tensor] = []
 
     @torch.no_grad()
     def keep(self) -> None:
         """Remember them as they are now."""
-        self._kept = [_flat(buffers) for buffers in self._groups]
+        self._kept = [flatten(buffers) for buffers in self._groups]
 
     @torch.no_grad()
     def put_back(self, skipped: Tensor) -> None:
         """Make them what they were at `keep`, where skipped, a tensor of one number, is not 0."""
         for buffers, kept in zip(self._groups, self._kept, strict=True):
-            flat = torch.where(skipped.to(kept.device) > 0, kept, _flat(buffers))
-            parts = torch.split(flat, [buffer.numel() for buffer in buffers])
-            shaped = [part.view_as(each) for part, each in zip(parts, buffers, strict=True)]
-            torch._foreach_copy_(buffers, shaped)
-
-
-def _flat(buffers: list[Tensor]) -> Tensor:
-    return torch.cat([buffer.reshape(-1) for buffer in buffers])
+            was_skipped = skipped.to(kept.device) > 0
+            copy_from_flat(buffers, torch.where(was_skipped, kept, flatten(buffers)))

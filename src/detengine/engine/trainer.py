@@ -168,7 +168,7 @@ def train_step(
         guard.after_step(must_skip, found_inf)
     scheduler.step()
     if ema is not None:
-        ema.update()
+        ema.update(found_inf)
     return StepResult(losses, found_inf)
 
 

@@ -36,15 +36,24 @@ class ModelEMA:
         self._named_averages = {name: average_of[id(weight)] for name, weight in named.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the weights as they are now into the average. Nothing is read from the device."""
+    def update(self, skipped: Tensor | None = None) -> None:
+        """Take the weights as they are now into the average. Nothing is read from the device.
+
+        skipped: float32[1] on the weights' device; where it is not 0, no step was made, and the
+        average stays as it is. Such a step counts among the `warmup_iters`.
+        """
         self._raise_if_applied("update()")
         pairs = list(zip(self._averages, self._weights, strict=True))
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
         counting = [pair for pair in pairs if not pair[0].is_floating_point()]
         if floating:
             averages, weights = zip(*floating, strict=True)
-            torch._foreach_lerp_(averages, weights, 1 - self._decay_now())
+            if skipped is None:
+                torch._foreach_lerp_(averages, weights, 1 - self._decay_now())
+            else:  # the same, with a factor that the host does not know
+                changes = torch._foreach_sub(weights, averages)
+                torch._foreach_mul_(changes, ((skipped == 0) * (1 - self._decay_now())).squeeze())
+                torch._foreach_add_(averages, changes)
         if counting:
             averages, weights = zip(*counting, strict=True)
             torch._foreach_copy_(averages, weights)
