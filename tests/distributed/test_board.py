@@ -1,3 +1,4 @@
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -48,6 +49,49 @@ def test_an_earlier_attempts_notices_are_not_read(boards, monkeypatch: Any) -> N
     restarted = open_board("test", 0, 2)
     assert restarted is not None
     assert restarted.read("failed") == {}
+
+
+def test_who_has_posted_its_last_notice_asks_nothing_more(boards) -> None:
+    boards[1].post_last("left")
+    assert boards[1].is_gone
+    assert boards[0].wait("left", 1, 20) == {1: ""}
+    assert boards[0].rings() == 0
+    boards[1].post("failed", "unheard")
+    assert boards[0].read("failed") == boards[1].read("left") == {}
+
+
+def test_the_last_notice_goes_when_no_request_is_on_its_way() -> None:
+    """The watchdog's thread may be asking meanwhile, and would find the store gone."""
+    store = Slow()
+    board = NoticeBoard(store, 1, 2)
+    listening = threading.Thread(target=board.rings)
+    listening.start()
+    assert store.is_asked.wait(20)
+    leaving = threading.Thread(target=board.post_last, args=["left"])
+    leaving.start()
+    leaving.join(0.1)
+    assert store.log == []
+    store.may_answer.set()
+    leaving.join(20)
+    listening.join(20)
+    assert store.log == ["add", "append"]
+
+
+class Slow:
+    """A store that answers when it may, and notes the order of its answers."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def add(self, key: str, amount: int) -> int:
+        self.is_asked.set()
+        self.may_answer.wait(20)
+        self.log.append("add")
+        return amount
+
+    def append(self, key: str, value: str) -> None:
+        self.log.append("append")
 
 
 class Silent:

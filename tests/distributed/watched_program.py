@@ -20,7 +20,7 @@ from detengine.monitor.logs import logging_to
 SCENARIO, FOLDER = sys.argv[1], Path(sys.argv[2])
 MINUTES = {"stalled": 0.5 / 60, "slow": 0.5 / 60, "unequal": 0.5 / 60}.get(SCENARIO)
 watchdog.TICK_SECONDS, watchdog.GRACE_SECONDS, watchdog.ANSWER_SECONDS = 0.1, 0.3, 2.0
-failure.ANSWER_SECONDS, failure.PARTING_SECONDS = 1.0, 0.3
+failure.ANSWER_SECONDS = 1.0
 
 
 class Loader:

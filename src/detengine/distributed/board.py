@@ -31,19 +31,27 @@ class NoticeBoard:
 
     The store is torchrun's, or rank 0's. Nothing here waits for another rank for longer than it is
     told to. is_gone: the store no longer answers, which is how the end of the process that keeps
-    it shows; then nothing is posted, and nothing is read.
+    it shows, or this rank has taken its leave; then nothing is posted, and nothing is read.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
         self.is_gone = False
         self._store = store
+        self._asking = threading.Lock()  # so that no request is on its way when the last one goes
 
     def post(self, topic: str, text: str) -> None:
         """Add a notice of this rank, and let the others hear that there is one."""
-        line = json.dumps([self.rank, text]) + "\n"
-        self._ask(lambda: self._store.append(topic, line))
+        self._append(topic, text)
         self._ask(lambda: self._store.add("bell", 1))
+
+    def post_last(self, topic: str) -> None:
+        """Add a notice without text, and be gone: who reads it may close the store at once.
+
+        No bell is rung, because a bell is answered, and torch prints a warning of its own where the
+        store goes before the answer comes.
+        """
+        self._append(topic, "", is_last=True)
 
     def rings(self) -> int:
         """How many notices were posted so far, by anybody: one small request."""
@@ -63,14 +71,25 @@ class NoticeBoard:
             time.sleep(_PAUSE_SECONDS)
         return found
 
-    def _ask(self, question: Callable[[], T]) -> T | None:
-        """The store's answer, or None where it is gone.
+    def _append(self, topic: str, text: str, *, is_last: bool = False) -> None:
+        line = json.dumps([self.rank, text]) + "\n"
+        self._ask(lambda: self._store.append(topic, line), is_last=is_last)
+
+    def _ask(self, question: Callable[[], T], *, is_last: bool = False) -> T | None:
+        """The store's answer, or None where it is gone."""
+        with self._asking:
+            if self.is_gone:
+                return None
+            answers = self._asked(question)
+            self.is_gone = is_last or not answers
+            return answers[0] if answers else None
+
+    def _asked(self, question: Callable[[], T]) -> list[T]:
+        """The answer, if there is one.
 
         Asked in a thread, because a request to a machine that is off returns after a quarter of an
         hour.
         """
-        if self.is_gone:
-            return None
         answers: list[T] = []
 
         def ask() -> None:
@@ -82,8 +101,7 @@ class NoticeBoard:
         asking = threading.Thread(target=ask, name="notice board", daemon=True)
         asking.start()
         asking.join(ANSWER_SECONDS)
-        self.is_gone = not answers
-        return answers[0] if answers else None
+        return answers
 
 
 def open_board(topic: str, rank: int, world_size: int) -> NoticeBoard | None:

@@ -18,7 +18,7 @@ ANSWER_SECONDS = 4.0
 """How long a rank may take to say that it is alive."""
 LINGER_SECONDS = 8.0
 """How long a rank that failed waits for the others to have heard of it."""
-PARTING_SECONDS = 1.0
+PARTING_SECONDS = 2.0
 """How long rank 0 waits for the others to have left."""
 NAMED = 10
 """How many ranks a message names one by one."""
@@ -73,9 +73,11 @@ def leave(board: NoticeBoard) -> None:
 
     Nothing may be posted or read afterwards.
     """
+    if board.rank > 0:
+        board.post_last("left")
+        return
     board.post("left", "")
-    if board.rank == 0:
-        board.wait("left", board.world_size, PARTING_SECONDS)
+    board.wait("left", board.world_size, PARTING_SECONDS)
 
 
 def failure_of_another(board: NoticeBoard) -> PeerFailedError | None:

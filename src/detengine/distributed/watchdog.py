@@ -60,7 +60,7 @@ def watched(
     try:
         yield watchdog
         watchdog.expect_the_end()
-        comm.synchronize()  # rank 0 may hold the store, and goes with the others
+        comm.synchronize()
     except BaseException as error:
         watchdog.take_the_end()
         if board is None:
@@ -69,6 +69,9 @@ def watched(
         if final is error:
             raise
         raise final from error
+    else:
+        if board is not None:
+            leave(board)
     finally:
         watchdog.stop()
 
@@ -106,7 +109,7 @@ class Watchdog:
             self._thread.start()
 
     def expect_the_end(self) -> None:
-        """From here on, the store may go with the rank that holds it."""
+        """From here on, the store may go with rank 0, which may hold it."""
         self._is_ending = True
 
     def take_the_end(self) -> None:
