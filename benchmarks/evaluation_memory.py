@@ -26,7 +26,7 @@ import torch
 from scaling import DETECTIONS, OBJECTS, make_image, make_truth
 from torch import Tensor
 
-from detengine.evaluation.coco import CocoEvaluator
+from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.predictions_file import PredictionWriter
 from detengine.structures.ground_truth import GroundTruth, PackedBytes
 from detengine.structures.prediction import Prediction
@@ -87,8 +87,8 @@ def fresh(prediction: Prediction) -> Prediction:
 
 def scored(
     truth: GroundTruth, predictions: list[Prediction], task: str, images: range
-) -> CocoEvaluator:
-    evaluator = CocoEvaluator(truth, truth.categories.names, TASKS[task][0])
+) -> Evaluator:
+    evaluator = Evaluator(truth, truth.categories.names, TASKS[task][0])
     for image in images:
         evaluator.update(image, predictions[image % DISTINCT])
     return evaluator

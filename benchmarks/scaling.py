@@ -29,7 +29,7 @@ from torch import Tensor
 
 from detengine.distributed.comm import get_rank, get_world_size, synchronize
 from detengine.engine.inference import accumulate_predictions
-from detengine.evaluation.coco import CocoEvaluator
+from detengine.evaluation.evaluator import Evaluator
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth, PackedBytes
 from detengine.structures.prediction import Prediction
@@ -114,7 +114,7 @@ def memory_mib() -> float:
 def score(truth: GroundTruth, predictions: list[Prediction], iou_types: tuple[str, ...]) -> Any:
     """This rank's share, scored and merged: seconds of both parts, bytes sent, memory, the AP."""
     before = memory_mib()
-    evaluator = CocoEvaluator(truth, truth.categories.names, iou_types)
+    evaluator = Evaluator(truth, truth.categories.names, iou_types)
     synchronize()
     start = time.perf_counter()
     for image in range(get_rank(), len(truth), get_world_size()):
@@ -135,7 +135,7 @@ def score(truth: GroundTruth, predictions: list[Prediction], iou_types: tuple[st
 def bytes_a_detection(iou_type: str, classes: int, images: int) -> float:
     """What one detection adds to what a rank sends, its share of the notes included."""
     truth, predictions = make_case(images, classes)
-    evaluator = CocoEvaluator(truth, truth.categories.names, (iou_type,))
+    evaluator = Evaluator(truth, truth.categories.names, (iou_type,))
     for image, prediction in enumerate(predictions):
         evaluator.update(image, prediction)
     sent = len(evaluator.notes()) + len(evaluator.matches(iou_type))

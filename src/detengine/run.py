@@ -47,10 +47,9 @@ from detengine.output_folder import held, make_output_folder, prepare_output_fol
 from detengine.scoring import (
     Results,
     best_metric_of,
-    can_be_scored,
     check_expectations,
     flat,
-    gives_proposals,
+    raise_if_not_measured,
     score,
 )
 from detengine.solver.build import make_lr_scheduler, make_optimizer
@@ -192,8 +191,9 @@ def build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: b
     """The parts, with weights as they are initialised; called by all ranks. Writes nothing."""
     datasets = build_datasets(cfg, cfg.DATASETS.TRAIN)
     class_names = datasets[0].class_names
-    is_scored = not skip_test and can_be_scored(cfg)
-    test_sets = build_datasets(cfg, cfg.DATASETS.TEST if is_scored else (), class_names)
+    if not skip_test:
+        raise_if_not_measured(cfg)
+    test_sets = build_datasets(cfg, () if skip_test else cfg.DATASETS.TEST, class_names)
     cfg = with_num_classes(cfg, class_names)
     torch.manual_seed(cfg.SEED)
     model = build_detection_model(cfg).to(device)
@@ -218,12 +218,7 @@ def evaluate(cfg: Config, weights: str | Path) -> Results:
     """
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
-    if gives_proposals(cfg):
-        raise ValueError(
-            "MODEL.RPN_ONLY is True: this model gives proposals without classes, and their recall "
-            "is not measured yet. Score a model with a box head (MODEL.RPN_ONLY False)."
-        )
-    can_be_scored(cfg)
+    raise_if_not_measured(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
     with logging_to(None), watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog:
         folder = make_output_folder(cfg.OUTPUT_DIR)

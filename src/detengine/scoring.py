@@ -1,7 +1,7 @@
 """Scoring a model on test sets: predictions, results and pictures in the run's folder."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -15,8 +15,18 @@ from detengine.data.workers import naming_dead_workers
 from detengine.distributed.comm import is_distributed, is_main_process, synchronize
 from detengine.distributed.watchdog import Watchdog
 from detengine.engine.inference import inference
-from detengine.evaluation.coco_metrics import METRICS
-from detengine.evaluation.expected import check_expected_results
+from detengine.evaluation.build import (
+    PERSON_KEYPOINTS,
+    build_scoring_options,
+    gives_proposals,
+    iou_types_of,
+    tasks_of_test_set,
+)
+from detengine.evaluation.expected import (
+    ExpectedResult,
+    ExpectedResultsError,
+    missed_expectations,
+)
 from detengine.evaluation.predictions_file import load_predictions
 from detengine.evaluation.result import EvaluationResult
 from detengine.monitor.progress import track
@@ -27,9 +37,6 @@ logger = logging.getLogger("detengine.scoring")
 
 Results = dict[str, EvaluationResult]
 """By the name of the test set."""
-
-PERSON_KEYPOINTS = 17
-"""How many keypoints COCO's object keypoint similarity has tolerances for."""
 
 
 def score(
@@ -56,7 +63,9 @@ def score(
                 watchdog.batches(track(loader, f"scoring {dataset.name}")),
                 dataset.name,
                 iou_types_of(cfg),
+                gives_proposals(cfg),
                 device=device,
+                options=build_scoring_options(cfg, dataset.name),
                 output_folder=predictions,
                 inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
                 on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
@@ -74,44 +83,54 @@ def score(
     return results
 
 
-def can_be_scored(cfg: Config) -> bool:
-    """Whether the model's predictions can be scored; what cannot is said, once, at the start.
+def raise_if_not_measured(cfg: Config) -> None:
+    """Raise ValueError for expected results, or a best metric, of what will not be measured.
 
-    Raises ValueError for expected results, or a best metric, of what is not measured: before the
-    training, not after.
+    Before the training, not after. Keypoints that cannot be scored are said, once.
     """
-    test_sets = ", ".join(cfg.DATASETS.TEST)
-    if gives_proposals(cfg) and test_sets:
-        logger.warning(
-            "MODEL.RPN_ONLY is True: %s will not be scored, because the recall of proposals is not "
-            "measured yet",
-            test_sets,
-        )
-    elif cfg.MODEL.KEYPOINT_ON and test_sets and "keypoints" not in iou_types_of(cfg):
+    measured = {name: tasks_of_test_set(cfg, name) for name in cfg.DATASETS.TEST}
+    if cfg.MODEL.KEYPOINT_ON and measured and "keypoints" not in iou_types_of(cfg):
         logger.warning(
             "MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is %d: the keypoints of %s will not be scored, "
-            "because COCO's tolerances are for the %d of a person; boxes and masks will",
+            "because COCO's tolerances are for the %d of a person; give yours as "
+            "TEST.KEYPOINT_SIGMAS. Boxes and masks will be scored.",
             cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES,
-            test_sets,
+            ", ".join(measured),
             PERSON_KEYPOINTS,
         )
-    if not gives_proposals(cfg):
-        for task, metric, _ in cfg.TEST.EXPECTED_RESULTS:
-            _raise_if_not_measured(cfg, "TEST.EXPECTED_RESULTS", task, metric)
-        if cfg.SOLVER.BEST_METRIC is not None:
-            task, slash, metric = cfg.SOLVER.BEST_METRIC.partition("/")
-            if not slash:
-                raise ValueError(
-                    f"SOLVER.BEST_METRIC is {cfg.SOLVER.BEST_METRIC!r}; expected task/metric, such "
-                    "as bbox/AP"
-                )
-            _raise_if_not_measured(cfg, "SOLVER.BEST_METRIC", task, metric)
-    return not gives_proposals(cfg)
+    for name, tasks in measured.items():
+        for task, metric, _ in _expected_of(cfg, name):
+            _raise_if_absent(tasks, "TEST.EXPECTED_RESULTS", task, metric)
+    if measured and cfg.SOLVER.BEST_METRIC is not None:
+        task, slash, metric = cfg.SOLVER.BEST_METRIC.partition("/")
+        if not slash:
+            raise ValueError(
+                f"SOLVER.BEST_METRIC is {cfg.SOLVER.BEST_METRIC!r}; expected task/metric, such "
+                "as bbox/AP"
+            )
+        tasks = measured[cfg.DATASETS.TEST[0]]
+        _raise_if_absent(tasks, "SOLVER.BEST_METRIC", task, metric)
 
 
-def _raise_if_not_measured(cfg: Config, key: str, task: str, metric: str) -> None:
-    measured = {iou_type: METRICS[iou_type] for iou_type in iou_types_of(cfg)}
-    if metric not in measured.get(task, {}):
+def _expected_of(cfg: Config, test_set: str) -> list[ExpectedResult]:
+    """The expected results of one test set, their tasks without its name."""
+    found = []
+    for task, metric, value in cfg.TEST.EXPECTED_RESULTS:
+        name, slash, own_task = task.rpartition("/")
+        if slash and name not in cfg.DATASETS.TEST:
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS expects {metric!r} of {task!r}, but {name!r} is none of "
+                f"DATASETS.TEST: {', '.join(cfg.DATASETS.TEST)}"
+            )
+        if not slash or name == test_set:
+            found.append((own_task, metric, value))
+    return found
+
+
+def _raise_if_absent(
+    measured: Mapping[str, Sequence[str]], key: str, task: str, metric: str
+) -> None:
+    if metric not in measured.get(task, ()):
         known = measured.get(task, measured)
         raise ValueError(
             f"{key} expects {metric!r} of {task!r}, but this model is scored "
@@ -127,29 +146,20 @@ def best_metric_of(cfg: Config) -> str | None:
     return f"val/{cfg.DATASETS.TEST[0]}/{cfg.SOLVER.BEST_METRIC}"
 
 
-def gives_proposals(cfg: Config) -> bool:
-    """Whether the model stops at proposals; RetinaNet, whose files say RPN_ONLY too, does not."""
-    return cfg.MODEL.RPN_ONLY and not cfg.MODEL.RETINANET_ON
-
-
-def iou_types_of(cfg: Config) -> tuple[str, ...]:
-    """What the model's predictions are scored by."""
-    has_tolerances = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES == PERSON_KEYPOINTS
-    switched = {
-        "segm": cfg.MODEL.MASK_ON,
-        "keypoints": cfg.MODEL.KEYPOINT_ON and has_tolerances,
-    }
-    return ("bbox", *(iou_type for iou_type, is_on in switched.items() if is_on))
-
-
 def check_expectations(cfg: Config, results: Results) -> None:
     """Hold the final results against TEST.EXPECTED_RESULTS, when all of them are written.
 
-    Not on the way: early in a training nothing is as expected. Raises ExpectedResultsError.
+    Not on the way: early in a training nothing is as expected. Raises ExpectedResultsError, with
+    what was missed on any test set.
     """
-    for result in results.values():
-        check_expected_results(
-            result, cfg.TEST.EXPECTED_RESULTS, cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL
+    missed = []
+    for test_set, result in results.items():
+        expected = _expected_of(cfg, test_set)
+        failures = missed_expectations(result, expected, cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL)
+        missed += [f"{test_set}: {failure}" for failure in failures]
+    if missed:
+        raise ExpectedResultsError(
+            f"{len(missed)} expected results were missed:\n" + "\n".join(missed)
         )
 
 

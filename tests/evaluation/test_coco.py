@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detengine.evaluation.coco import CocoEvaluator
+from detengine.evaluation.evaluator import Evaluator
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import PackedBytes
 from detengine.structures.prediction import Prediction
@@ -21,7 +21,7 @@ with_fixture = settings(
 
 
 def _score(case, iou_types=BOTH, image_ids=None, **options):
-    evaluator = CocoEvaluator(case.ground_truth, case.class_names, iou_types, **options)
+    evaluator = Evaluator(case.ground_truth, case.class_names, iou_types, **options)
     for image_id in case.predictions if image_ids is None else image_ids:
         evaluator.update(image_id, case.predictions[image_id])
     return evaluator
@@ -31,8 +31,8 @@ def _merge(evaluators):
     """Into the first, as rank 0 does it with those of the last rank to rank 1."""
     first, *others = evaluators
     first.merge_notes(each.notes() for each in reversed(others))
-    for iou_type in first.iou_types:
-        first.merge_matches(iou_type, (each.matches(iou_type) for each in reversed(others)))
+    for task in first.tasks:
+        first.merge_matches(task, (each.matches(task) for each in reversed(others)))
 
 
 def _without_detections(prediction):
@@ -270,14 +270,14 @@ def test_ground_truth_of_a_class_that_the_model_does_not_have_is_not_scored(case
 
 def test_a_model_and_a_data_set_without_a_common_class_are_refused(case):
     with pytest.raises(ValueError, match=r"no class in common.*the model has cat; the data set cl"):
-        CocoEvaluator(case.ground_truth, ("cat",))
+        Evaluator(case.ground_truth, ("cat",))
 
 
 def test_an_annotation_of_an_unknown_category_is_refused(case):
     ids = case.ground_truth.category_ids.clone()
     ids[0] = 1234
     with pytest.raises(ValueError, match=r"annotations of the category ids \[1234\]"):
-        CocoEvaluator(replace(case.ground_truth, category_ids=ids), case.class_names)
+        Evaluator(replace(case.ground_truth, category_ids=ids), case.class_names)
 
 
 def test_images_that_are_foreign_doubled_and_missing_are_named_in_one_error(case):
@@ -363,7 +363,7 @@ def _changed(values, index, value):
 )
 def test_a_prediction_that_cannot_be_scored_is_refused_and_changes_nothing(case, change, message):
     image_id, prediction = _first_with_objects(case)
-    evaluator = CocoEvaluator(case.ground_truth, case.class_names, BOTH)
+    evaluator = Evaluator(case.ground_truth, case.class_names, BOTH)
     before = [evaluator.notes(), *map(evaluator.matches, BOTH)]
     with pytest.raises(ValueError, match=rf"image {image_id} \({image_id}.jpg\).*{message}"):
         evaluator.update(image_id, replace(prediction, **change(prediction)))
@@ -379,7 +379,7 @@ def test_without_a_single_annotation_there_is_nothing_to_score_and_no_error(case
         masks=None,
         **{name: getattr(truth, name)[:0] for name in columns},
     )
-    evaluator = CocoEvaluator(nothing, case.class_names, BOTH)
+    evaluator = Evaluator(nothing, case.class_names, BOTH)
     for image_id, prediction in case.predictions.items():
         evaluator.update(image_id, prediction)
     result = evaluator.result()
@@ -389,17 +389,17 @@ def test_without_a_single_annotation_there_is_nothing_to_score_and_no_error(case
 def test_masks_cannot_be_scored_without_those_of_the_ground_truth(case):
     without = replace(case.ground_truth, masks=None)
     with pytest.raises(ValueError, match="segm was asked for, but the ground truth has no masks"):
-        CocoEvaluator(without, case.class_names, BOTH)
+        Evaluator(without, case.class_names, BOTH)
     strings = [case.ground_truth.masks[n] for n in range(len(case.ground_truth.masks))]
     without = replace(case.ground_truth, masks=PackedBytes.from_list([b"", *strings[1:]]))
     with pytest.raises(ValueError, match=r"1 annotations have no mask: 1 \(annotation ids\)"):
-        CocoEvaluator(without, case.class_names, BOTH)
-    CocoEvaluator(without, case.class_names, ("bbox",))
+        Evaluator(without, case.class_names, BOTH)
+    Evaluator(without, case.class_names, ("bbox",))
 
 
 def test_an_unknown_iou_type_is_refused(case):
     with pytest.raises(ValueError, match="iou type 'boxes' is none of bbox, segm, keypoints"):
-        CocoEvaluator(case.ground_truth, case.class_names, ("boxes",))
+        Evaluator(case.ground_truth, case.class_names, ("boxes",))
 
 
 def test_an_evaluator_does_not_change_the_prediction(case):

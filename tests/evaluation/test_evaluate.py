@@ -1,12 +1,12 @@
 import pytest
 
-from detengine.evaluation.coco import CocoEvaluator
+from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.evaluate import evaluate
 from detengine.evaluation.expected import ExpectedResultsError
 
 
 def test_predictions_are_read_once_and_scored_as_by_the_evaluator(case):
-    evaluator = CocoEvaluator(case.ground_truth, case.class_names, ("bbox", "segm"))
+    evaluator = Evaluator(case.ground_truth, case.class_names, ("bbox", "segm"))
     for image_id, prediction in case.predictions.items():
         evaluator.update(image_id, prediction)
     pairs = iter(case.predictions.items())

@@ -78,6 +78,7 @@ MODERN: dict[str, Any] = {
         "WARMUP_FACTOR": 1e-3,
         "WARMUP_ITERS": 1000,
     },
+    "TEST": {"VOC_EXTRA_PIXEL": False},
 }
 
 

@@ -13,12 +13,14 @@ from pydantic_core import PydanticCustomError
 from detengine.config.contradictions import find_contradictions
 from detengine.config.field_types import (
     BelowOne,
+    Boxes,
     BoxesOrAll,
     Count,
     ExpectedResult,
     FewOrNone,
     Fraction,
     Images,
+    IoU,
     Maybe,
     Named,
     NoEffect,
@@ -243,8 +245,29 @@ class Evaluation(Section):
     ON_WRONG_IMAGES: Literal["error", "warn"] = "error"
     """When an image was not predicted, or twice, or is none of the data set: stop with an error; or
     warn, and score a missing one as without detections, a doubled one once, a foreign one not."""
+    METRICS: Maybe[OneOrMore[Literal["coco", "lvis", "voc", "cityscapes"]]] = None
+    """What detections are scored by; None: what suits the format of the data set, COCO's numbers
+    and VOC's or Cityscapes' own beside them, or LVIS's. Proposals are scored by their recall."""
+    IOU_THRESHOLDS: Maybe[OneOrMore[IoU]] = None
+    """COCO, LVIS: the thresholds that AP and AR are the mean over, ascending; None: 0.50, 0.55,
+    ..., 0.95."""
+    AREA_RANGES: Maybe[Named[Pair[Annotated[NonNegative, Unit("square pixels")]]]] = None
+    """COCO: objects of these areas have numbers of their own, AP_name and AR_name; None: small,
+    medium and large, from 0, 32 and 96 squared, as APs, APm and APl."""
+    MAX_DETECTIONS: Maybe[OneOrMore[Boxes]] = None
+    """COCO: the most detections of an image and class that count, ascending, one AR for each; AP
+    is taken at the last. None: 1, 10, 100, and 20 for keypoints. LVIS: of an image, 300."""
+    KEYPOINT_SIGMAS: Maybe[OneOrMore[Positive]] = None
+    """The tolerance of each keypoint, relative to the object's size; None: the 17 of a person, as
+    in COCO."""
+    VOC_IOU_THRESHOLD: IoU = 0.5
+    """VOC: how much a detection overlaps the object it finds."""
+    VOC_EXTRA_PIXEL: Switch = True
+    """VOC: make boxes wider and higher by a pixel before their overlap is measured, as the
+    predecessor does; the devkit does not."""
     EXPECTED_RESULTS: Several[ExpectedResult] = ()
-    """(task, metric, (mean, standard deviation)), such as (bbox, AP, (0.377, 0.001))."""
+    """(task, metric, (mean, standard deviation)), such as (bbox, AP, (0.377, 0.001)), for each
+    test set; for one of several the task is <test set>/bbox."""
     EXPECTED_RESULTS_SIGMA_TOL: Annotated[Positive, Unit("standard deviations")] = 4.0
     """How many standard deviations from its mean a metric may be."""
     PICTURES: Annotated[Count, Unit("images")] = 8

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,10 @@ from detengine.distributed.comm import (
 )
 from detengine.engine.model_mode import model_mode
 from detengine.engine.stopping import StopAgreement, StopRequestedError
-from detengine.evaluation.coco import CocoEvaluator
+from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.expected import ExpectedResult, check_expected_results
 from detengine.evaluation.image_tally import OnWrongImages
+from detengine.evaluation.options import ScoringOptions
 from detengine.evaluation.predictions_file import PredictionWriter
 from detengine.evaluation.result import EvaluationResult
 from detengine.monitor.timer import Timer, get_time_str
@@ -62,6 +64,7 @@ def inference(
     expected_results_sigma_tol: float = 4,
     output_folder: str | Path | None = None,
     *,
+    options: ScoringOptions | None = None,
     inclusive_boxes: bool = False,
     on_wrong_images: OnWrongImages = "error",
     should_stop: Callable[[], bool] | None = None,
@@ -70,24 +73,28 @@ def inference(
 
     Each rank scores its own images as they come and keeps the matches only. output_folder: where
     the predictions are stored, one file for each rank; None keeps nothing.
+    box_only: the model gives proposals, whose recall is measured. options: by which metrics
+    detections are scored, and how; None for COCO's.
     inclusive_boxes: the model's boxes name their last pixel; they are scored and stored as
     continuous ones, which end behind it.
     on_wrong_images: what an image is that was not predicted, or twice, or is none of the data
-    set's: an error on all ranks, or with "warn" a warning (see CocoEvaluator).
+    set's: an error on all ranks, or with "warn" a warning (see Evaluator).
     should_stop: asked after each batch; True on any rank gives the work up on all of them.
     Raises ExpectedResultsError if an expected result is missed, ValueError for wrong images and
     predictions, and StopRequestedError.
     """
+    options = options or ScoringOptions()
     if box_only:
-        raise ValueError(
-            "box_only=True asks for the recall of proposals, which is not measured yet; "
-            "score the detections with box_only=False."
-        )
+        iou_types, options = ("bbox",), replace(options, metrics=("proposals",))
     device = torch.device(device)
     dataset: EvaluationDataset = data_loader.dataset
     logger.info("Start evaluation on %s dataset(%d images).", dataset_name, len(dataset))
-    evaluator = CocoEvaluator(
-        dataset.ground_truth(), dataset.class_names, iou_types, on_wrong_images=on_wrong_images
+    evaluator = Evaluator(
+        dataset.ground_truth(),
+        dataset.class_names,
+        iou_types,
+        options=options,
+        on_wrong_images=on_wrong_images,
     )
     total_timer, model_timer = Timer(), Timer()
     total_timer.tic()
@@ -162,7 +169,7 @@ def interruptible(
             raise StopRequestedError("scoring was given up, because the run is to stop")
 
 
-def accumulate_predictions(evaluator: CocoEvaluator) -> EvaluationResult:
+def accumulate_predictions(evaluator: Evaluator) -> EvaluationResult:
     """Merge the ranks' matches on rank 0 and give the result to all; called by all ranks.
 
     Raises ValueError on every rank if an image is missing, was predicted twice, or is not the data
@@ -171,10 +178,10 @@ def accumulate_predictions(evaluator: CocoEvaluator) -> EvaluationResult:
     if get_world_size() == 1:
         return evaluator.result()
     evaluator.merge_notes(gather_bytes(evaluator.notes()))
-    for iou_type in evaluator.iou_types:
-        parts = gather_bytes(b"" if is_main_process() else evaluator.matches(iou_type))
+    for task in evaluator.tasks:
+        parts = gather_bytes(b"" if is_main_process() else evaluator.matches(task))
         if is_main_process():
-            evaluator.merge_matches(iou_type, parts)
+            evaluator.merge_matches(task, parts)
     outcome: EvaluationResult | ValueError | None = None
     if is_main_process():
         try:

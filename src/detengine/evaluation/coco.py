@@ -1,181 +1,177 @@
-"""COCO's scores as the predictions come: pycocotools' to the last bit, on any number of ranks.
+"""COCO's scores as the detections come: pycocotools' to the last bit, on any number of ranks.
 
-hotcoco does the matching. It accepts what must be refused, so all checks are here. It is handed
-positions in the sorted order of the data set's ids, never the ids themselves: they may be negative,
-or too large for its columns, and the order is all that the scores depend on.
+hotcoco does the matching. It accepts what must be refused, so all checks are made before, and it is
+handed positions in the sorted order of the data set's ids, never the ids themselves.
+One number is not pycocotools': that notes a match by the annotation's id, and so takes one with the
+id 0 for none, an object found for one missed. Here it counts, as under any other id.
 """
 
-import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 import hotcoco
 import numpy as np
-import orjson
+from numpy.typing import NDArray
 
-from detengine.evaluation.coco_detections import DETECTIONS, checked_labels, raise_if_part_missing
-from detengine.evaluation.coco_metrics import summarize
-from detengine.evaluation.coco_truth import CocoTruth
-from detengine.evaluation.image_tally import ImageTally, OnWrongImages
-from detengine.evaluation.result import EvaluationResult
-from detengine.structures.ground_truth import GroundTruth
-from detengine.structures.prediction import Prediction
+from detengine.evaluation.coco_metrics import coco_params, metrics_of, summarize
+from detengine.evaluation.detections import Detections
+from detengine.evaluation.options import ScoringOptions
+from detengine.evaluation.result import TaskScores
+from detengine.evaluation.truth import Truth
 
-logger = logging.getLogger("detengine.inference")
-
-_LISTED = 10
+IOU_TYPES = ("bbox", "segm", "keypoints")
 
 
-class CocoEvaluator:
-    """Scores one image at a time and keeps its matches only, about 50 bytes a detection.
+class CocoScorer:
+    """Keeps the matches of each image, about 50 bytes a detection and iou type.
 
-    class_names: the names of the labels 1..K; they meet the data set's categories by name. What
-    only one side has is not scored, and a log line says so: detections of classes that are not the
-    data set's are dropped, and so is ground truth of classes that are not the model's.
-    iou_types: any of "bbox", "segm", "keypoints".
-    on_wrong_images: an image of the data set that was not predicted, one that was predicted twice,
-    and one that is not the data set's are an error of `result`, or with "warn" a warning: a missing
-    one counts as without detections, a doubled one once (the first prediction, of the lowest rank),
-    a foreign one not.
-    One number is not pycocotools': it notes a match by the annotation's id, and so takes one with
-    the id 0 for none, an object found for one missed. Here it counts, as under any other id.
     Raises ValueError if the ground truth has not what an iou type needs.
     """
 
-    def __init__(
-        self,
-        ground_truth: GroundTruth,
-        class_names: Sequence[str],
-        iou_types: Sequence[str] = ("bbox",),
-        *,
-        on_wrong_images: OnWrongImages = "error",
-    ) -> None:
-        self._truth = CocoTruth(ground_truth, class_names)
-        self._class_names = tuple(class_names)
+    def __init__(self, truth: Truth, iou_types: Sequence[str], options: ScoringOptions) -> None:
+        self._truth = truth
         for iou_type in iou_types:
-            self._truth.raise_if_unfit_for(iou_type)
-        categories = self._truth.categories
-        positions = {category_id: k for k, category_id in enumerate(categories.ids)}
-        self._category_of_label = np.array(
-            [-1]
-            + [
-                -1 if category_id is None else positions[category_id]
-                for category_id in categories.ids_of_labels(class_names)
-            ]
-        )
-        numbered = [{"id": k, "name": str(k)} for k in range(len(categories))]
-        self._streams = {each: hotcoco.StreamingEval(numbered, each) for each in iou_types}
-        self._tally = ImageTally(self._truth)
-        self._on_wrong_images = on_wrong_images
-        self._result: EvaluationResult | None = None
-        self._dropped: Counter[str] = Counter()
+            raise_if_unfit(truth, iou_type, options)
+        numbered = [{"id": k, "name": str(k)} for k in range(len(truth.categories))]
+        self._metrics = {each: metrics_of(each, options) for each in iou_types}
+        self._streams = {
+            each: hotcoco.StreamingEval(numbered, each, params=coco_params(each, options))
+            for each in iou_types
+        }
+
+    @staticmethod
+    def tasks_of(iou_types: Sequence[str], options: ScoringOptions) -> dict[str, tuple[str, ...]]:
+        """Each task with the names of its metrics."""
+        return {each: tuple(metrics_of(each, options)) for each in iou_types}
 
     @property
-    def iou_types(self) -> tuple[str, ...]:
+    def tasks(self) -> tuple[str, ...]:
         return tuple(self._streams)
 
-    def update(self, image_id: int, prediction: Prediction) -> bool:
-        """Match one image's predictions, in the pixels of the stored image.
-
-        Returns whether it was scored: an image that is not in the ground truth, or has been scored
-        before, is only noted for `result`. Raises ValueError, and leaves the evaluator as it was,
-        if the prediction is not one of this image, or `result` was asked for.
-        """
-        if self._result is not None:
-            raise ValueError(
-                f"image {image_id} comes after the result was asked for; score all images first"
-            )
-        image = self._tally.admit(image_id)
-        if image is None:
-            return False
-        where = self._truth.name_of(image)
-        size = self._truth.size_of(image)
-        labels = checked_labels(prediction, size, len(self._class_names), where)
-        if "segm" in self._streams:
-            prediction = prediction.encoded()
-        for iou_type in self._streams:
-            raise_if_part_missing(prediction, iou_type, where)
-        categories = self._category_of_label[labels]
-        known = np.flatnonzero(categories >= 0)
-        truth = self._truth.annotations(image, prediction.size)
+    def update(self, detections: Detections) -> None:
+        """Match one image's detections with its annotations."""
+        annotations = annotations_of(self._truth, detections)
         for iou_type, stream in self._streams.items():
-            detections = DETECTIONS[iou_type](prediction, image, known, categories[known])
-            stream.update([{"id": image}], truth, detections)
-        self._tally.mark(image)
-        self._dropped.update(self._class_names[k - 1] for k in labels[categories < 0].tolist())
-        return True
+            found = HANDED_OVER[iou_type](detections)
+            stream.update([{"id": detections.image}], annotations, found)
 
-    def notes(self) -> bytes:
-        """Which images were seen, for another rank's `merge_notes`: a bit for each image."""
-        header = orjson.dumps({"iou_types": list(self._streams), "dropped": self._dropped})
-        return header + b"\n" + self._tally.to_bytes()
-
-    def merge_notes(self, parts: Iterable[bytes]) -> None:
-        """Take in the `notes()` of other ranks' evaluators, which are built alike."""
-        for part in parts:
-            line, _, tally = part.partition(b"\n")
-            header = orjson.loads(line)
-            if header["iou_types"] != list(self._streams):
-                raise ValueError(
-                    f"this evaluator scores {', '.join(self._streams)}, but a part to merge scores "
-                    f"{', '.join(header['iou_types'])}: build all ranks' evaluators alike"
-                )
-            self._tally.merge(tally)
-            self._dropped.update(header["dropped"])
-
-    def matches(self, iou_type: str) -> bytes:
+    def matches(self, task: str) -> bytes:
         """The matches of all images seen so far, for another rank's `merge_matches`."""
-        return bytes(self._streams[iou_type].to_bytes())
+        return bytes(self._streams[task].to_bytes())
 
-    def merge_matches(self, iou_type: str, parts: Iterable[bytes]) -> None:
+    def merge_matches(self, task: str, parts: Iterable[bytes]) -> None:
         """Take in the `matches` of other ranks; of an image that several have, the last one's.
 
         parts: read one by one, so that beside the merged matches one rank's are in memory. This
-        evaluator's own count as the last.
+        scorer's own count as the last.
         """
-        others = (hotcoco.StreamingEval.from_bytes(part) for part in parts)
-        streams: Iterator[hotcoco.StreamingEval] = chain(others, [self._streams[iou_type]])
-        self._streams[iou_type] = hotcoco.StreamingEval.merge(streams)
+        self._streams[task] = merged(self._streams[task], parts)
 
-    def result(self) -> EvaluationResult:
-        """The scores of all images; none can come afterwards.
-
-        Raises ValueError if images are missing, doubled or not the data set's, with the first ten
-        ids of each kind; with on_wrong_images "warn" it says the same in a warning.
-        """
-        if self._result is not None:
-            return self._result
-        problems = " ".join(self._tally.problems())
-        if problems and self._on_wrong_images == "error":
-            raise ValueError(problems)
-        if problems:
-            logger.warning("%s (TEST.ON_WRONG_IMAGES is warn)", problems)
-        for image in self._tally.missing():
-            self._score_without_detections(image)
-        self._log_dropped()
-        metrics, per_class = {}, {}
+    def scores(self) -> dict[str, TaskScores]:
+        """The metrics of each task, of all images; none can come afterwards."""
+        found = {}
         for iou_type, stream in self._streams.items():
             evaluation = stream.finalize()
             evaluation.accumulate()
-            curves = evaluation.eval or {}
-            metrics[iou_type], aps = summarize(iou_type, curves, evaluation.params)
-            per_class[iou_type] = dict(zip(self._truth.categories.names, aps, strict=True))
-        self._result = EvaluationResult(metrics, per_class, len(self._truth))
-        return self._result
-
-    def _score_without_detections(self, image: int) -> None:
-        size = self._truth.size_of(image) or (1, 1)  # without a size there are no masks to read
-        truth = self._truth.annotations(image, size)
-        for stream in self._streams.values():
-            stream.update([{"id": image}], truth, [])
-        self._tally.mark(image)
-
-    def _log_dropped(self) -> None:
-        if self._dropped:
-            classes = ", ".join(f"{name} ({n})" for name, n in self._dropped.most_common(_LISTED))
-            logger.warning(
-                "%d detections of classes that the data set does not have were dropped: %s",
-                self._dropped.total(),
-                classes,
+            metrics, aps = summarize(
+                self._metrics[iou_type], evaluation.eval or {}, evaluation.params
             )
+            per_class = dict(zip(self._truth.categories.names, aps, strict=True))
+            found[iou_type] = TaskScores(metrics, per_class, main="AP")
+        return found
+
+
+def merged(own: hotcoco.StreamingEval, parts: Iterable[bytes]) -> hotcoco.StreamingEval:
+    """The matches of several ranks in one, `own` as the last."""
+    others = (hotcoco.StreamingEval.from_bytes(part) for part in parts)
+    streams: Iterator[hotcoco.StreamingEval] = chain(others, [own])
+    return hotcoco.StreamingEval.merge(streams)
+
+
+def raise_if_unfit(truth: Truth, iou_type: str, options: ScoringOptions) -> None:
+    """Raise ValueError unless the ground truth has what the iou type is about."""
+    if iou_type not in IOU_TYPES:
+        raise ValueError(f"the iou type {iou_type!r} is none of {', '.join(IOU_TYPES)}")
+    if iou_type == "segm":
+        truth.raise_without("masks", iou_type)
+    if iou_type == "keypoints":
+        truth.raise_without("keypoints", iou_type)
+        keypoints = truth.columns.keypoints
+        sigmas = len(coco_params("keypoints", options).kpt_oks_sigmas)
+        if keypoints is not None and keypoints.shape[1] != sigmas:
+            raise ValueError(
+                f"the objects of the ground truth have {keypoints.shape[1]} keypoints, but there "
+                f"are {sigmas} sigmas to measure them by; give one for each "
+                "(TEST.KEYPOINT_SIGMAS; COCO's 17 are for a person's)"
+            )
+
+
+def annotations_of(truth: Truth, detections: Detections) -> list[dict[str, Any]]:
+    """The annotations of the detections' image, of classes that are scored, as COCO's dicts."""
+    columns, rows = truth.columns, truth.rows_of(detections.image)
+    categories = truth.category_of_annotation[rows].tolist()
+    number = rows.stop - rows.start
+    parts: dict[str, list[Any]] = {
+        "id": list(range(rows.start + 1, rows.stop + 1)),
+        "image_id": [detections.image] * number,
+        "category_id": categories,
+        "bbox": columns.boxes_xywh[rows].tolist(),
+        "area": columns.areas[rows].tolist(),
+        "iscrowd": truth.is_ignored[rows].int().tolist(),
+    }
+    if columns.masks is not None:
+        size = list(detections.size)
+        strings = (columns.masks[row] for row in range(rows.start, rows.stop))
+        parts["segmentation"] = [{"size": size, "counts": each} for each in strings]
+    if columns.keypoints is not None and columns.num_keypoints is not None:
+        parts["keypoints"] = columns.keypoints[rows].flatten(1).tolist()
+        parts["num_keypoints"] = columns.num_keypoints[rows].tolist()
+    annotations = zip(*parts.values(), strict=True)
+    return [
+        dict(zip(parts, annotation, strict=True))
+        for annotation, category in zip(annotations, categories, strict=True)
+        if category >= 0
+    ]
+
+
+def _boxes(detections: Detections) -> NDArray[np.float64]:
+    """Rows of image, x, y, w, h, score, category."""
+    return np.column_stack(
+        [
+            np.full(len(detections), detections.image, np.float64),
+            detections.boxes_xywh,
+            detections.scores,
+            detections.categories,
+        ]
+    )
+
+
+def _masks(detections: Detections) -> list[dict[str, Any]]:
+    """Without boxes, so that each detection's area is that of its mask."""
+    return [
+        {**each, "segmentation": rle}
+        for each, rle in zip(_entries(detections), detections.rles or (), strict=True)
+    ]
+
+
+def _keypoints(detections: Detections) -> list[dict[str, Any]]:
+    points = detections.keypoints
+    flat = [] if points is None else points.reshape(len(points), 3 * points.shape[1]).tolist()
+    return [
+        {**each, "keypoints": own} for each, own in zip(_entries(detections), flat, strict=True)
+    ]
+
+
+def _entries(detections: Detections) -> Iterator[dict[str, Any]]:
+    categories, scores = detections.categories.tolist(), detections.scores.tolist()
+    for category, score in zip(categories, scores, strict=True):
+        yield {"image_id": detections.image, "category_id": category, "score": score}
+
+
+HANDED_OVER: dict[str, Callable[[Detections], Any]] = {
+    "bbox": _boxes,
+    "segm": _masks,
+    "keypoints": _keypoints,
+}
+"""How each iou type hands its detections to hotcoco."""

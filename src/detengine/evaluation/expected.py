@@ -23,6 +23,18 @@ def check_expected_results(
     A metric passes strictly within `sigma_tol` standard deviations of its mean, as in the
     predecessor. Raises ValueError for a task or metric that was not measured.
     """
+    failures = missed_expectations(result, expected_results, sigma_tol)
+    if failures:
+        raise ExpectedResultsError(
+            f"{len(failures)} of {len(expected_results)} expected results were missed:\n"
+            + "\n".join(failures)
+        )
+
+
+def missed_expectations(
+    result: EvaluationResult, expected_results: Sequence[ExpectedResult], sigma_tol: float
+) -> list[str]:
+    """The lines of those that failed; otherwise as `check_expected_results`."""
     for task, metric, _ in expected_results:
         _raise_if_not_measured(result, task, metric)
     failures = []
@@ -38,11 +50,7 @@ def check_expected_results(
         else:
             logger.error("FAIL: %s", message)
             failures.append(message)
-    if failures:
-        raise ExpectedResultsError(
-            f"{len(failures)} of {len(expected_results)} expected results were missed:\n"
-            + "\n".join(failures)
-        )
+    return failures
 
 
 def _raise_if_not_measured(result: EvaluationResult, task: str, metric: str) -> None:

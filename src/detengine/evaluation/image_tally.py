@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import orjson
 
-from detengine.evaluation.coco_truth import CocoTruth
+from detengine.evaluation.truth import Truth
 
 OnWrongImages = Literal["error", "warn"]
 
@@ -19,7 +19,7 @@ class ImageTally:
     On several ranks each has its own; rank 0 takes in those of the others before it judges.
     """
 
-    def __init__(self, truth: CocoTruth) -> None:
+    def __init__(self, truth: Truth) -> None:
         self._truth = truth
         self._seen = np.zeros(len(truth), dtype=bool)
         self._doubled: set[int] = set()

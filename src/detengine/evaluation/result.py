@@ -1,7 +1,9 @@
-"""What an evaluation found: COCO's numbers, as values, as a table, as names for the sinks."""
+"""What an evaluation found: its numbers, as values, as a table, as names for the sinks."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Metrics = dict[str, dict[str, float]]
 
@@ -9,19 +11,29 @@ _NOTHING_TO_SCORE = -1.0
 _TABLE_WIDTH = 100
 
 
+class TaskScores(NamedTuple):
+    """The numbers of one task. per_class: of each class its main metric; empty for proposals."""
+
+    metrics: dict[str, float]
+    per_class: dict[str, float]
+    main: str
+
+
 @dataclass(frozen=True)
 class EvaluationResult:
     """The scores of one data set, as fractions; -1, as in COCO, where there is nothing to score.
 
-    - metrics: the iou type ("bbox", "segm"), then the name (AP, AP50, AP75, APs, APm, APl, AR1,
-      AR10, AR100, ARs, ARm, ARl).
-    - per_class: the iou type, then the class's name; its AP.
+    - metrics: the task (the iou types "bbox", "segm" and "keypoints" for COCO's), then the name
+      (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl).
+    - per_class: the task, then the class's name; its AP.
     - num_images: how many images were scored.
+    - reasons: the task; why its main metric is 0 or -1, where it is.
     """
 
     metrics: Metrics
     per_class: Metrics
     num_images: int
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> Metrics:
@@ -41,7 +53,7 @@ class EvaluationResult:
         return {iou_type: dict(metrics) for iou_type, metrics in self.metrics.items()}
 
     def table(self) -> str:
-        """All numbers in percent, aligned: a row for each iou type, then each class's AP."""
+        """All numbers in percent, aligned: a row for each task, each class's AP, the reasons."""
         blocks = []
         for names in dict.fromkeys(tuple(metrics) for metrics in self.metrics.values()):
             rows = [
@@ -50,15 +62,19 @@ class EvaluationResult:
                 if tuple(metrics) == names
             ]
             blocks.append(_aligned([["", *names], *rows]))
-        classes = list(next(iter(self.per_class.values()), {}))
-        if len(classes) > 1:
-            blocks.append(self._class_table(classes))
+        tables: dict[tuple[str, ...], list[str]] = {}
+        for task, per_class in self.per_class.items():
+            tables.setdefault(tuple(per_class), []).append(task)
+        blocks += [self._class_table(*each) for each in tables.items() if len(each[0]) > 1]
+        blocks += [[f"{task}: {reason}"] for task, reason in self.reasons.items()]
         return "\n\n".join("\n".join(lines) for lines in blocks)
 
-    def _class_table(self, classes: list[str]) -> list[str]:
-        """AP of each class and iou type; many classes stand in several columns side by side."""
-        titles = ["class", *(f"{iou_type} AP" for iou_type in self.per_class)]
-        rows = [[name, *(_percent(ap[name]) for ap in self.per_class.values())] for name in classes]
+    def _class_table(self, classes: tuple[str, ...], tasks: list[str]) -> list[str]:
+        """AP of each class and task; many classes stand in several columns side by side."""
+        titles = ["class", *(f"{task} AP" for task in tasks)]
+        rows = [
+            [name, *(_percent(self.per_class[task][name]) for task in tasks)] for name in classes
+        ]
         width = len(_aligned([titles, *rows])[0]) + 4
         columns = max(1, min(_TABLE_WIDTH // width, math.ceil(len(rows) / 10)))
         height = math.ceil(len(rows) / columns)

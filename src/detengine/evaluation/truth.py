@@ -1,12 +1,11 @@
-"""The ground truth as hotcoco takes it, image by image."""
+"""The ground truth as the scorers take it, image by image."""
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from detengine.evaluation.coco_metrics import METRICS
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth
 
@@ -15,24 +14,29 @@ logger = logging.getLogger("detengine.inference")
 _LISTED = 10
 
 
-class CocoTruth:
+class Truth:
     """Ground truth by image position, which is the rank of the image's id.
 
-    categories: those of the data set that the model knows, by name, in the order of their ids.
-    Raises ValueError if there is none, or if an annotation is of no category of the data set.
+    Positions stand for ids wherever a library would be handed one: ids may be negative, or too
+    large for its columns, and the order is all that scores depend on.
+    - columns: the ground truth itself.
+    - categories: those of the data set that the model knows, by name, in the order of their ids.
+    - category_of_annotation: int64[N], the position of each annotation's category there; -1 where
+      the model knows it not.
+    Raises ValueError if no category is left, or if an annotation is of no category of the data set.
     """
 
     def __init__(self, ground_truth: GroundTruth, class_names: Sequence[str]) -> None:
         _raise_if_category_missing(ground_truth)
+        self.columns = ground_truth
+        self.class_names = tuple(class_names)
         self.categories = _shared(ground_truth.categories, class_names)
-        self._truth = ground_truth
         # index: where an image stands in the ground truth; position: the rank of its id.
         self._index = torch.argsort(ground_truth.image_ids).tolist()
         self._image_ids = ground_truth.image_ids[self._index].tolist()
         self._position = {image_id: n for n, image_id in enumerate(self._image_ids)}
-        position_of_id = {id_: n for n, id_ in enumerate(self.categories.ids)}
-        self._category = [position_of_id.get(id_, -1) for id_ in ground_truth.category_ids.tolist()]
-        self._ignored = (ground_truth.is_crowd | ground_truth.is_difficult).int()
+        self.category_of_annotation = self._categories_of(ground_truth.category_ids)
+        self.is_ignored = ground_truth.is_crowd | ground_truth.is_difficult
 
     def __len__(self) -> int:
         return len(self._image_ids)
@@ -41,8 +45,13 @@ class CocoTruth:
         """The position of an image; None if the ground truth has it not."""
         return self._position.get(image_id)
 
+    def index_of(self, image: int) -> int:
+        """Where the image at this position stands in the ground truth."""
+        index: int = self._index[image]
+        return index
+
     def name_of(self, image: int) -> str:
-        return f"image {self._image_ids[image]} ({self._truth.file_name(self._index[image])})"
+        return f"image {self._image_ids[image]} ({self.columns.file_name(self._index[image])})"
 
     def ids_of(self, images: Sequence[int]) -> list[int]:
         """The ids of the images at these positions."""
@@ -50,51 +59,41 @@ class CocoTruth:
 
     def size_of(self, image: int) -> tuple[int, int] | None:
         """(height, width), where the data set says it."""
-        height, width = self._truth.image_sizes[self._index[image]].tolist()
+        height, width = self.columns.image_sizes[self._index[image]].tolist()
         return (height, width) if height and width else None
 
-    def annotations(self, image: int, size: tuple[int, int]) -> list[dict[str, Any]]:
-        """One image's annotations as COCO's dicts. size: (height, width) of its masks."""
-        rows = self._truth.annotations_of(self._index[image])
-        columns: dict[str, list[Any]] = {
-            "id": list(range(rows.start + 1, rows.stop + 1)),
-            "image_id": [image] * (rows.stop - rows.start),
-            "category_id": self._category[rows],
-            "bbox": self._truth.boxes_xywh[rows].tolist(),
-            "area": self._truth.areas[rows].tolist(),
-            "iscrowd": self._ignored[rows].tolist(),
-        }
-        if self._truth.masks is not None:
-            strings = (self._truth.masks[row] for row in range(rows.start, rows.stop))
-            columns["segmentation"] = [{"size": list(size), "counts": each} for each in strings]
-        if self._truth.keypoints is not None and self._truth.num_keypoints is not None:
-            columns["keypoints"] = self._truth.keypoints[rows].flatten(1).tolist()
-            columns["num_keypoints"] = self._truth.num_keypoints[rows].tolist()
-        annotations = zip(*columns.values(), strict=True)
-        return [
-            dict(zip(columns, annotation, strict=True))
-            for annotation, category in zip(annotations, self._category[rows], strict=True)
-            if category >= 0
-        ]
+    def rows_of(self, image: int) -> slice:
+        """Where the annotations of the image at this position stand in the columns."""
+        return self.columns.annotations_of(self._index[image])
 
-    def raise_if_unfit_for(self, iou_type: str) -> None:
-        if iou_type not in METRICS:
-            raise ValueError(f"the iou type {iou_type!r} is none of {', '.join(METRICS)}")
-        column = {"segm": self._truth.masks, "keypoints": self._truth.keypoints, "bbox": ()}
-        if column[iou_type] is None and len(self._truth.annotation_ids):
+    def categories_of_labels(self) -> Tensor:
+        """int64[1 + K], the position of each label's category; -1 for none, and the background."""
+        positions = {category_id: k for k, category_id in enumerate(self.categories.ids)}
+        ids = self.categories.ids_of_labels(self.class_names)
+        return torch.tensor([-1, *(-1 if each is None else positions[each] for each in ids)])
+
+    def raise_without(self, kind: str, task: str) -> None:
+        """Raise ValueError if the ground truth has not the kind, "masks" or "keypoints"."""
+        has_none = getattr(self.columns, kind) is None
+        if has_none and len(self.columns.annotation_ids):
             raise ValueError(
-                f"{iou_type} was asked for, but the ground truth has no "
-                f"{'masks' if iou_type == 'segm' else 'keypoints'}; ask for bbox only"
+                f"{task} was asked for, but the ground truth has no {kind}; ask for bbox only"
             )
-        if iou_type == "segm" and self._truth.masks is not None:
-            empty = self._truth.masks.offsets.diff().eq(0).nonzero()[:, 0]
+        if kind == "masks" and self.columns.masks is not None:
+            empty = self.columns.masks.offsets.diff().eq(0).nonzero()[:, 0]
             if len(empty):
-                ids = self._truth.annotation_ids[empty[:_LISTED]].tolist()
+                ids = self.columns.annotation_ids[empty[:_LISTED]].tolist()
                 raise ValueError(
-                    f"segm was asked for, but {len(empty)} annotations have no mask: "
+                    f"{task} was asked for, but {len(empty)} annotations have no mask: "
                     f"{', '.join(map(str, ids))}{', ...' if len(empty) > _LISTED else ''} "
                     "(annotation ids). Ask for bbox only, or correct the annotations."
                 )
+
+    def _categories_of(self, category_ids: Tensor) -> Tensor:
+        position_of_id = {id_: n for n, id_ in enumerate(self.categories.ids)}
+        return torch.tensor(
+            [position_of_id.get(id_, -1) for id_ in category_ids.tolist()], dtype=torch.int64
+        )
 
 
 def _raise_if_category_missing(ground_truth: GroundTruth) -> None:
