@@ -1,7 +1,6 @@
 """Runs of every kind of model: what each is scored by, in either convention."""
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,22 @@ def make_config(tiny_config: Path, tmp_path: Path) -> Callable[..., Config]:
     return make
 
 
-def test_a_model_of_proposals_is_trained_and_said_not_to_be_scored(
-    make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+def test_a_model_of_proposals_is_scored_by_its_recall(
+    make_config: Callable[..., Config],
 ) -> None:
-    caplog.set_level(logging.INFO, logger="detengine")
-    logging.getLogger("detengine").addHandler(caplog.handler)
-    cfg = make_config({"MODEL.MASK_ON": False, "MODEL.RPN_ONLY": True})
+    changes = {"MODEL.MASK_ON": False, "MODEL.RPN_ONLY": True}
+    cfg = make_config(changes)
     result = train(cfg)
-    logging.getLogger("detengine").removeHandler(caplog.handler)
     assert result.finished
-    assert result.results == {}
-    warnings = [each for each in caplog.messages if "RPN_ONLY is True: shapes_val will not" in each]
-    assert len(set(warnings)) == 1
-    with pytest.raises(ValueError, match=r"RPN_ONLY is True: .* recall is not measured yet"):
-        evaluate(cfg, result.output_folder / "model_final.pth")
+    assert list(result.results["shapes_val"].metrics) == ["box_proposal"]
+    scored_again = evaluate(
+        make_config({**changes, "OUTPUT_DIR": cfg.OUTPUT_DIR + "-again"}),
+        result.output_folder / "model_final.pth",
+    )
+    assert scored_again == result.results
+    changes["TEST.EXPECTED_RESULTS"] = [("bbox", "AP", (0.3, 0.1))]
+    with pytest.raises(ValueError, match=r"scored by the tasks box_proposal; correct it"):
+        train(make_config(changes))
 
 
 def test_retinanet_is_scored_though_its_files_say_rpn_only(

@@ -88,6 +88,7 @@ def test_targets_without_sizes_are_refused_with_the_cure(detector, make_evaluati
         list(compute_on_dataset(detector, batches, CPU))
 
 
-def test_box_only_says_that_it_is_not_measured(detector, make_evaluation_loader):
-    with pytest.raises(ValueError, match="box_only"):
-        inference(detector, make_evaluation_loader(1), "toy", box_only=True, device="cpu")
+def test_box_only_measures_the_recall_of_proposals(detector, make_evaluation_loader):
+    result = inference(detector, make_evaluation_loader(3), "toy", box_only=True, device="cpu")
+    assert result.metrics["box_proposal"]["AR@100"] == pytest.approx(1.0)
+    assert set(result.metrics) == {"box_proposal"}

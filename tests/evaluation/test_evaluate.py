@@ -1,7 +1,7 @@
 import pytest
 
-from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.evaluate import evaluate
+from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.expected import ExpectedResultsError
 
 

@@ -7,7 +7,7 @@ from detengine.evaluation.scorers import measured_tasks
 
 METRICS_OF_FORMAT: dict[str, tuple[str, ...]] = {
     "coco": ("coco",),
-    "voc": ("coco",),
+    "voc": ("coco", "voc"),
     "cityscapes": ("coco",),
     "lvis": ("coco",),
 }

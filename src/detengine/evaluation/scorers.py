@@ -6,8 +6,10 @@ from typing import Protocol
 from detengine.evaluation.coco import CocoScorer
 from detengine.evaluation.detections import Detections
 from detengine.evaluation.options import ScoringOptions
+from detengine.evaluation.proposals import ProposalScorer
 from detengine.evaluation.result import TaskScores
 from detengine.evaluation.truth import Truth
+from detengine.evaluation.voc import VocScorer
 
 
 class Scorer(Protocol):
@@ -48,6 +50,8 @@ class ScorerKind(Protocol):
 
 SCORERS: dict[str, ScorerKind] = {
     "coco": CocoScorer,
+    "voc": VocScorer,
+    "proposals": ProposalScorer,
 }
 """By the names of TEST.METRICS."""
 
