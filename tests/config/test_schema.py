@@ -4,7 +4,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from detengine.config.schema import CityscapesDefinition, CocoDefinition, Config, VocDefinition
+from detengine.config.schema import (
+    CityscapesDefinition,
+    CocoDefinition,
+    Config,
+    LvisDefinition,
+    VocDefinition,
+)
 
 
 def sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -14,7 +20,8 @@ def sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
             yield from sections(field.annotation)
 
 
-ALL_SECTIONS = [*sections(Config), CocoDefinition, VocDefinition, CityscapesDefinition]
+DEFINITIONS = [CocoDefinition, VocDefinition, CityscapesDefinition, LvisDefinition]
+ALL_SECTIONS = [*sections(Config), *DEFINITIONS]
 
 
 @pytest.mark.parametrize("section", ALL_SECTIONS, ids=lambda each: each.__name__)

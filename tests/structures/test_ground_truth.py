@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detengine.structures.categories import Categories
-from detengine.structures.ground_truth import GroundTruth, PackedBytes
+from detengine.structures.ground_truth import (
+    FederatedLabels,
+    GroundTruth,
+    PackedBytes,
+    PackedIntegers,
+)
 
 
 @given(st.lists(st.binary(max_size=9)))
@@ -15,6 +20,13 @@ def test_packed_strings_come_out_as_they_went_in(strings: list[bytes]) -> None:
     assert [packed[i] for i in range(len(packed))] == strings
     assert packed.data.dtype == torch.uint8
     assert packed.offsets.tolist()[-1] == sum(map(len, strings))
+
+
+@given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5)))
+def test_packed_integers_come_out_as_they_went_in(lists: list[list[int]]) -> None:
+    packed = PackedIntegers.from_lists(lists)
+    assert [packed[i] for i in range(len(packed))] == lists
+    assert packed.data.dtype == packed.offsets.dtype == torch.int64
 
 
 def test_packed_strings_own_their_memory() -> None:
@@ -68,3 +80,36 @@ def test_the_digest_is_the_same_for_the_same_data_and_another_for_any_change() -
     ]
     assert same.digest() == truth.digest()
     assert len({each.digest() for each in [truth, *others]}) == 6
+
+
+def _federated(
+    negative: list[list[int]], not_exhaustive: list[list[int]], frequencies: tuple[str, ...]
+) -> FederatedLabels:
+    return FederatedLabels(
+        PackedIntegers.from_lists(negative), PackedIntegers.from_lists(not_exhaustive), frequencies
+    )
+
+
+def test_federated_labels_are_found_by_image() -> None:
+    labels = pickle.loads(pickle.dumps(_federated([[7, 3], [], [5]], [[], [3], [7, 5]], ("r",))))
+    assert [labels.negative_ids(i) for i in range(3)] == [[7, 3], [], [5]]
+    assert [labels.not_exhaustive_ids(i) for i in range(3)] == [[], [3], [7, 5]]
+
+
+def test_the_digest_covers_the_federated_labels_and_is_as_ever_without() -> None:
+    torch.manual_seed(0)
+    truth = _truth()
+    labels = [
+        _federated([[3], [], []], [[], [], []], ("r",)),
+        _federated([[], [3], []], [[], [], []], ("r",)),
+        _federated([[], [], []], [[3], [], []], ("r",)),
+        _federated([[3], [], []], [[], [], []], ("c",)),
+    ]
+    digests = [replace(truth, federated=each).digest() for each in labels]
+    assert len({truth.digest(), *digests}) == 5
+    assert (
+        replace(truth, federated=_federated([[3], [], []], [[], [], []], ("r",))).digest()
+        == (digests[0])
+    )
+    fixed = replace(truth, boxes_xywh=torch.ones(3, 4).double(), areas=torch.ones(3).double())
+    assert fixed.digest() == "a0325825e1d69b7c89749f9f309161a02c570a3310c71d08e14a6f9f3037d846"

@@ -8,7 +8,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from detengine.config.contradictions import Contradiction
-from detengine.config.schema import CityscapesDefinition, CocoDefinition, Config, VocDefinition
+from detengine.config.schema import (
+    CityscapesDefinition,
+    CocoDefinition,
+    Config,
+    LvisDefinition,
+    VocDefinition,
+)
 
 
 class ConfigError(ValueError):
@@ -19,6 +25,7 @@ _DEFINITIONS: dict[str, type[BaseModel]] = {
     "coco": CocoDefinition,
     "voc": VocDefinition,
     "cityscapes": CityscapesDefinition,
+    "lvis": LvisDefinition,
 }
 
 

@@ -13,7 +13,13 @@ from pydantic import BaseModel
 from detengine.config.catalog import CATALOG, DEFAULT_ROOT
 from detengine.config.conventions import defaults
 from detengine.config.field_types import LARGEST_INTEGER, LARGEST_SIZE, NoEffect, Unit
-from detengine.config.schema import CityscapesDefinition, CocoDefinition, Config, VocDefinition
+from detengine.config.schema import (
+    CityscapesDefinition,
+    CocoDefinition,
+    Config,
+    LvisDefinition,
+    VocDefinition,
+)
 
 SCHEMA_FILE, PAGE_FILE = "config.schema.json", "configuration.md"
 
@@ -185,7 +191,12 @@ A fraction is between 0 and 1, and so is an IoU. None is written `null` or `None
 most {LARGEST_INTEGER:,}; of pixels, channels, classes and images, {LARGEST_SIZE:,}.
 """
 
-_FORMATS: tuple[type[BaseModel], ...] = (CocoDefinition, VocDefinition, CityscapesDefinition)
+_FORMATS: tuple[type[BaseModel], ...] = (
+    CocoDefinition,
+    VocDefinition,
+    CityscapesDefinition,
+    LvisDefinition,
+)
 
 
 def reference_page() -> str:

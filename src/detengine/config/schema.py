@@ -85,7 +85,19 @@ class VocDefinition(Section):
     """The class names and their order; None: all that occur."""
 
 
-DatasetDefinition: TypeAlias = CocoDefinition | VocDefinition | CityscapesDefinition
+class LvisDefinition(Section):
+    """A data set in LVIS's json format. Relative paths start at DATASETS.ROOT."""
+
+    FORMAT: Literal["lvis"]
+    IMAGES: str
+    """The folder of COCO's images, or the one that holds train2017 and val2017."""
+    ANNOTATIONS: str
+    """The json file."""
+
+
+DatasetDefinition: TypeAlias = (
+    CocoDefinition | VocDefinition | CityscapesDefinition | LvisDefinition
+)
 
 
 class Input(Section):

@@ -10,12 +10,19 @@ from torch.utils.data import BatchSampler, DataLoader
 from torchvision.transforms import v2
 
 from detengine.config.catalog import find_definition
-from detengine.config.schema import CityscapesDefinition, CocoDefinition, Config, VocDefinition
+from detengine.config.schema import (
+    CityscapesDefinition,
+    CocoDefinition,
+    Config,
+    LvisDefinition,
+    VocDefinition,
+)
 from detengine.data.annotations import FEW
 from detengine.data.cityscapes import load_cityscapes
 from detengine.data.coco import load_coco
 from detengine.data.collate import collate
 from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingData
+from detengine.data.lvis import load_lvis
 from detengine.data.order import BatchOrder, RankBatchSampler
 from detengine.data.transforms import RandomCrop, make_resize
 from detengine.data.voc import IMAGE_FOLDER, load_voc
@@ -50,10 +57,16 @@ def _load_cityscapes(
     return truth, images / split
 
 
+def _load_lvis(definition: LvisDefinition, root: Path, name: str) -> tuple[GroundTruth, Path]:
+    images = root / definition.IMAGES
+    return load_lvis(root / definition.ANNOTATIONS, images, name), images
+
+
 FORMATS: dict[str, Callable[[Any, Path, str], tuple[GroundTruth, Path]]] = {
     "coco": _load_coco,
     "voc": _load_voc,
     "cityscapes": _load_cityscapes,
+    "lvis": _load_lvis,
 }
 """For each DatasetDefinition.FORMAT: the definition, the folder that relative paths start at and
 the data set's name to its annotations and its image folder."""

@@ -33,7 +33,11 @@ def load_coco(annotations: Path, images: Path, name: str) -> GroundTruth:
     Raises FileNotFoundError without the file, or if the first image is not in the folder; and
     ValueError, naming file and annotation, for what is missing, unknown, doubled or impossible.
     """
-    content = _read_json(annotations, name)
+    return parse_coco(annotations, images, read_json(annotations, name))
+
+
+def parse_coco(annotations: Path, images: Path, content: Mapping[str, Any]) -> GroundTruth:
+    """As load_coco, of what `read_json` read from `annotations`."""
     categories, keypoint_names = _read_categories(annotations, content["categories"])
     found = _read_images(annotations, images, content["images"])
     entries = content["annotations"]
@@ -43,7 +47,8 @@ def load_coco(annotations: Path, images: Path, name: str) -> GroundTruth:
     return pack_annotations(annotations, categories, found, objects, keypoint_names)
 
 
-def _read_json(path: Path, name: str) -> Mapping[str, Any]:
+def read_json(path: Path, name: str) -> Mapping[str, Any]:
+    """The file, whose images, annotations and categories are lists of objects; errors as above."""
     if not path.is_file():
         raise FileNotFoundError(
             f"data set {name!r} has no annotation file: {path} does not exist. "

@@ -38,6 +38,53 @@ class PackedBytes:
 
 
 @dataclass(frozen=True, eq=False)
+class PackedIntegers:
+    """A list of lists of integers in two tensors. data: int64[sum]; offsets: int64[N + 1]."""
+
+    data: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Sequence[int]]) -> "PackedIntegers":
+        lengths = torch.tensor([0, *(len(each) for each in lists)], dtype=torch.int64)
+        joined = torch.tensor([value for each in lists for value in each], dtype=torch.int64)
+        return cls(joined, lengths.cumsum(0))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> list[int]:
+        start, stop = self.offsets[index : index + 2].tolist()
+        return self.data[start:stop].tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class FederatedLabels:
+    """What is known of the images of a federated data set, in which nobody looked for every class.
+
+    Of a class that is neither annotated in an image nor among its negative ones, nothing is known
+    there (Gupta et al., LVIS, arXiv 1908.03195, section 2).
+
+    - negative: for each image, the category ids that are certainly not in it.
+    - not_exhaustive: for each image, the category ids of which it may have further objects.
+    - frequencies: "r", "c" or "f" (rare, common, frequent) of each class, in the order of
+      `GroundTruth.categories`.
+    """
+
+    negative: PackedIntegers
+    not_exhaustive: PackedIntegers
+    frequencies: tuple[str, ...]
+
+    def negative_ids(self, index: int) -> list[int]:
+        """The category ids that the index-th image certainly lacks, in the file's order."""
+        return self.negative[index]
+
+    def not_exhaustive_ids(self, index: int) -> list[int]:
+        """The category ids of which the index-th image may show more than is annotated."""
+        return self.not_exhaustive[index]
+
+
+@dataclass(frozen=True, eq=False)
 class GroundTruth:
     """Everything a data set says about its images, exactly as its files say it.
 
@@ -56,6 +103,7 @@ class GroundTruth:
     - masks: N compressed COCO RLEs of the image's size, empty bytes for none; None if all are.
     - keypoints: float64[N, J, 3] | None, num_keypoints: int64[N] | None.
     - keypoint_names: J names, empty where the file gives none.
+    - federated: what LVIS says beyond that; None where all images were searched for all classes.
     """
 
     categories: Categories
@@ -73,6 +121,7 @@ class GroundTruth:
     keypoints: Tensor | None = None
     num_keypoints: Tensor | None = None
     keypoint_names: tuple[str, ...] = ()
+    federated: FederatedLabels | None = None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -82,6 +131,8 @@ class GroundTruth:
         """The sha256 of all that is here: another one where the data set has changed."""
         digest = hashlib.sha256()
         for field in fields(self):
+            if field.name == "federated" and self.federated is None:
+                continue  # so that runs from before there was this field find their data unchanged
             digest.update(field.name.encode())
             for part in _parts_of(getattr(self, field.name)):
                 digest.update(part)
@@ -98,9 +149,12 @@ class GroundTruth:
 
 def _parts_of(column: Any) -> Iterator[bytes | memoryview]:
     """A column's shape and bytes; what is no tensor as its text."""
-    if isinstance(column, PackedBytes):
+    if isinstance(column, PackedBytes | PackedIntegers):
         yield from _parts_of(column.offsets)
         yield from _parts_of(column.data)
+    elif isinstance(column, FederatedLabels):
+        for field in fields(column):
+            yield from _parts_of(getattr(column, field.name))
     elif isinstance(column, Tensor):
         yield f"{column.dtype}{list(column.shape)}".encode()
         yield column.contiguous().numpy().reshape(-1).data
