@@ -185,6 +185,32 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(make_coco: MakeCoco) -> 
     assert not any(torch.equal(first.image, other) for other in others)
 
 
+def test_a_copy_is_the_same_image_with_randomness_of_its_own(make_coco: MakeCoco) -> None:
+    parts = [_dataset(make_coco([(20, 30)] * n, [BOX], name=f"coco{n}")) for n in (1, 2)]
+    plain, data = TrainingData(parts, [], seed=3), TrainingData(parts, STAGES, seed=3)
+    for index in range(3):
+        for copy in (index + 3, index + 6):
+            assert torch.equal(plain[0, copy].image, plain[0, index].image)
+            assert data.name_of((0, copy)) == data.name_of((0, index))
+    images = [data[0, index].image for index in (1, 4, 7)]
+    assert not any(torch.equal(images[i], images[i - 1]) for i in range(3))
+
+
+def test_the_labels_that_are_trained_on_are_those_of_the_targets(make_coco: MakeCoco) -> None:
+    annotations = [
+        BOX,
+        {**BOX, "category_id": 20, "image_id": 2},
+        {**BOX, "image_id": 2, "iscrowd": 1},
+        {**BOX, "image_id": 2, "bbox": [1, 1, 0, 5]},
+    ]
+    parts = [_dataset(make_coco([(20, 30)] * n, annotations, name=f"coco{n}")) for n in (2, 3)]
+    data = TrainingData(parts, [], seed=0)
+    images, labels = data.labels_trained_on()
+    found = list(zip(images.tolist(), labels.tolist(), strict=True))
+    assert found == [(0, 1), (1, 2), (2, 1), (3, 2)]
+    assert found == [(i, label) for i in range(5) for label in data[0, i].target["labels"].tolist()]
+
+
 def test_several_data_sets_are_one_after_the_other(make_coco: MakeCoco) -> None:
     parts = [_dataset(make_coco([(20, 30)] * n, [BOX], name=f"coco{n}")) for n in (2, 3)]
     data = TrainingData(parts, [], seed=0)

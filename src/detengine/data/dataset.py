@@ -83,6 +83,10 @@ class DetectionDataset(Dataset[Sample]):
     def ground_truth(self) -> GroundTruth:
         return self._truth
 
+    def labels_trained_on(self) -> tuple[Tensor, Tensor]:
+        """int64[n] each: the image's index and the label of every annotation in the targets."""
+        return image_of_annotation(self._truth)[self._trained_on], self._labels[self._trained_on]
+
     def __getitem__(self, index: int) -> Sample:
         """Raises ValueError or FileNotFoundError, naming the file, if the image cannot be read."""
         image = self.read_image(index)
@@ -202,8 +206,15 @@ class TrainingData(Dataset[Sample]):
         """int64[I, 2], (height, width) of all images in the order of the indices."""
         return torch.cat([dataset.ground_truth().image_sizes for dataset in self.datasets])
 
+    def labels_trained_on(self) -> tuple[Tensor, Tensor]:
+        """As DetectionDataset's, of all data sets in the order of the indices."""
+        starts = [0, *self._stops.tolist()]
+        parts = [dataset.labels_trained_on() for dataset in self.datasets]
+        images = [part[0] + start for part, start in zip(parts, starts, strict=False)]
+        return torch.cat(images), torch.cat([labels for _, labels in parts])
+
     def __getitem__(self, key: Key) -> Sample:
-        """key: (epoch, index)."""
+        """key: (epoch, index), where an index beyond the images is that of a copy."""
         epoch, index = key
         which, own_index = self._find(index)
         dataset = self.datasets[which]
@@ -222,7 +233,8 @@ class TrainingData(Dataset[Sample]):
         return self.datasets[which].name_of(own_index)
 
     def _find(self, index: int) -> tuple[int, int]:
-        """Which data set an image is of, and its index there."""
+        """Which data set an image is of, and its index there; of a copy, its image's."""
+        index %= len(self)
         which = int(torch.searchsorted(self._stops, index, right=True))
         return which, index - int(self._stops[which]) + len(self.datasets[which])
 
