@@ -46,6 +46,8 @@ def test_every_option_is_described(section: type[BaseModel]) -> None:
         ("INPUT.PIXEL_STD", (1.0, 0.0, 1.0)),
         ("INPUT.CROP_SIZE_TRAIN", (192, 0)),
         ("DATALOADER.NUM_WORKERS", -1),
+        ("DATALOADER.REPEAT_THRESHOLD", 0),
+        ("DATALOADER.REPEAT_THRESHOLD", 1.5),
         ("TEST.PICTURES", -1),
         ("DTYPE", "int8"),
         ("MODEL.META_ARCHITECTURE", "MaskRCNN"),

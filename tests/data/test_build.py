@@ -1,4 +1,6 @@
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,41 @@ def test_the_global_generator_is_left_alone(make_config: MakeConfig, workers: st
     list(loader)
     list(_evaluation(make_config("DATALOADER.NUM_WORKERS", workers))[0])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_images_of_a_rare_class_are_repeated_in_all_data_sets_together(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    loader = _training(make_config("DATALOADER.REPEAT_THRESHOLD", "0.5", "SOLVER.MAX_ITER", "4000"))
+    # of 9 images 2 have a fox (sqrt(0.5 * 9 / 2)), 4 a cat (sqrt(0.5 * 9 / 4)), and 5 a dog
+    assert caplog.messages[-1] == (
+        "DATALOADER.REPEAT_THRESHOLD 0.5: 6 of 9 images are repeated, at most 1.50 times an epoch "
+        "on average; an epoch has 10 images"
+    )
+    keys = {key for batch in loader.batch_sampler for key in batch}
+    epochs = max(epoch for epoch, _ in keys)
+    seen = Counter(index % 9 for epoch, index in keys if epoch < epochs)
+    expected = {0: 1.06, 1: 1.06, 2: 1.06, 3: 1, 4: 1.06, 5: 1, 6: 1.5, 7: 1, 8: 1.5}
+    assert {index: times / epochs for index, times in seen.items()} == pytest.approx(
+        expected, abs=0.05
+    )
+
+
+def test_repeated_images_do_not_depend_on_the_number_of_workers(make_config: MakeConfig) -> None:
+    options = ["DATALOADER.REPEAT_THRESHOLD", "1"]
+    alone = list(_training(make_config(*options)))
+    together = list(_training(make_config(*options, "DATALOADER.NUM_WORKERS", "2")))
+    for one, other in zip(alone, together, strict=True):
+        _raise_if_different(one, other)
+
+
+def test_nothing_is_said_of_repeats_where_there_are_none(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    _training(make_config())
+    assert not caplog.messages
 
 
 def test_grouped_batches_are_all_upright_or_all_lying(make_config: MakeConfig) -> None:

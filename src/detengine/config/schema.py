@@ -162,6 +162,10 @@ class DataLoader(Section):
     multiples of the backbone's coarsest stride."""
     ASPECT_RATIO_GROUPING: Switch = True
     """Put upright and lying images into separate batches, which saves padding."""
+    REPEAT_THRESHOLD: Maybe[Annotated[Positive, Field(le=1), Unit("fraction")]] = None
+    """Repeat images of rare classes: one with a class that is in the fraction f of all training
+    images comes sqrt(REPEAT_THRESHOLD / f) times an epoch on average, if that is more than once;
+    its rarest class counts. LVIS uses 0.001. None: every image comes once an epoch."""
 
 
 class Solver(Section):

@@ -24,6 +24,7 @@ from detengine.data.collate import collate
 from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingData
 from detengine.data.lvis import load_lvis
 from detengine.data.order import BatchOrder, RankBatchSampler
+from detengine.data.repeats import repeat_factors
 from detengine.data.transforms import RandomCrop, make_resize
 from detengine.data.voc import IMAGE_FOLDER, load_voc
 from detengine.data.workers import ObservedData
@@ -259,8 +260,9 @@ def make_training_loader(
     groups = torch.zeros(len(data), dtype=torch.int64)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = (sizes[:, 0] >= sizes[:, 1]).long()  # the predecessor's: upright and square, wide
+    factors = _repeat_factors(data, cfg.DATALOADER.REPEAT_THRESHOLD)
     sampler = RankBatchSampler(
-        BatchOrder(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED),
+        BatchOrder(groups, cfg.SOLVER.IMS_PER_BATCH, cfg.SEED, repeat_factors=factors),
         cfg.SOLVER.MAX_ITER,
         start_iter,
         rank=rank,
@@ -268,6 +270,22 @@ def make_training_loader(
         accumulate=accumulate,
     )
     return _loader(cfg, data, sampler, keep_workers=True)
+
+
+def _repeat_factors(data: TrainingData, threshold: float | None) -> torch.Tensor | None:
+    if threshold is None:
+        return None
+    factors = repeat_factors(*data.labels_trained_on(), len(data), threshold)
+    logger.info(
+        "DATALOADER.REPEAT_THRESHOLD %g: %d of %d images are repeated, at most %.2f times an epoch "
+        "on average; an epoch has %.0f images",
+        threshold,
+        int((factors > 1).sum()),
+        len(data),
+        float(factors.max()),
+        float(factors.sum()),
+    )
+    return factors
 
 
 def make_evaluation_loader(
