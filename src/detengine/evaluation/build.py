@@ -9,7 +9,7 @@ METRICS_OF_FORMAT: dict[str, tuple[str, ...]] = {
     "coco": ("coco",),
     "voc": ("coco", "voc"),
     "cityscapes": ("coco",),
-    "lvis": ("coco",),
+    "lvis": ("lvis",),
 }
 """What TEST.METRICS is where it is not set, for each DatasetDefinition.FORMAT."""
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from detengine.evaluation.coco import CocoScorer
 from detengine.evaluation.detections import Detections
+from detengine.evaluation.lvis import LvisScorer
 from detengine.evaluation.options import ScoringOptions
 from detengine.evaluation.proposals import ProposalScorer
 from detengine.evaluation.result import TaskScores
@@ -50,6 +51,7 @@ class ScorerKind(Protocol):
 
 SCORERS: dict[str, ScorerKind] = {
     "coco": CocoScorer,
+    "lvis": LvisScorer,
     "voc": VocScorer,
     "proposals": ProposalScorer,
 }
