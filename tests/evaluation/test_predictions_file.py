@@ -8,12 +8,14 @@ from detengine.evaluation.predictions_file import (
     PredictionWriter,
     load_class_names,
     load_predictions,
+    remove_predictions,
+    stored_image_ids,
 )
 
 
 def _write(folder, class_names, predictions, ranks=1):
     for rank in range(ranks):
-        with PredictionWriter(folder, class_names, rank, world_size=ranks) as writer:
+        with PredictionWriter(folder, class_names, rank) as writer:
             for image_id, prediction in list(predictions.items())[rank::ranks]:
                 writer.add(image_id, prediction)
 
@@ -68,39 +70,71 @@ def test_the_files_of_all_ranks_are_scored_as_one(case, tmp_path, ranks):
     )
 
 
-def test_the_file_of_an_earlier_run_with_more_ranks_is_not_read(case, tmp_path):
-    _write(tmp_path, case.class_names, case.predictions, ranks=3)
-    _write(tmp_path, case.class_names, case.predictions)
-    assert len(list(load_predictions(tmp_path))) == len(case.predictions)
+def test_predictions_come_in_files_of_a_few_megabytes_and_in_their_order(case, tmp_path):
+    with PredictionWriter(tmp_path, case.class_names, bytes_of_a_file=300) as writer:
+        for image_id, prediction in case.predictions.items():
+            writer.add(image_id, prediction)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names > {"predictions.pth", "predictions_0001.pth", "predictions_0002.pth"}
+    stored = dict(load_predictions(tmp_path))
+    assert list(stored) == list(case.predictions)
+    for image_id, prediction in stored.items():
+        _assert_same(prediction, case.predictions[image_id])
+    shares = [list(load_predictions(tmp_path, share=(rank, 2))) for rank in range(2)]
+    assert sorted(k for share in shares for k, _ in share) == sorted(case.predictions)
 
 
-def test_a_missing_file_of_a_rank_is_an_error(case, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no .*predictions\.pth"):
-        list(load_predictions(tmp_path))
-    _write(tmp_path, case.class_names, case.predictions, ranks=3)
-    (tmp_path / "predictions_rank2.pth").unlink()
-    with pytest.raises(FileNotFoundError, match=r"there is no .*predictions_rank2\.pth"):
-        list(load_predictions(tmp_path))
+def test_without_files_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there are no predictions at .*predictions\.pth"):
+        load_predictions(tmp_path)
+
+
+def test_what_is_stored_of_one_origin_is_told_from_that_of_another(case, tmp_path):
+    first, second, *_ = case.predictions
+    assert stored_image_ids(tmp_path, "these weights") is None
+    for image_id in (first, second):
+        with PredictionWriter(tmp_path, case.class_names, origin="these weights") as writer:
+            writer.add(image_id, case.predictions[image_id])
+    assert stored_image_ids(tmp_path, "these weights") == [first, second]
+    assert stored_image_ids(tmp_path, "other weights") is None
+    (tmp_path / "note.txt").write_text("stays")
+    remove_predictions(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
 def test_only_tensors_and_plain_types_are_stored(case, tmp_path):
     _write(tmp_path, case.class_names, case.predictions)
     columns = torch.load(tmp_path / "predictions.pth", weights_only=True)
-    assert columns["format"] == 1
+    assert columns["format"] == 2
     assert columns["categories"] == list(case.class_names)
     assert columns["image_ids"].tolist() == list(case.predictions)
     assert columns["boxes_xyxy"].shape == (columns["offsets"][-1], 4)
 
 
-def test_an_interrupted_run_leaves_no_file_and_the_old_one_stays(case, tmp_path):
-    with pytest.raises(KeyboardInterrupt), PredictionWriter(tmp_path, case.class_names):
-        raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
-    _write(tmp_path, case.class_names, case.predictions)
-    with pytest.raises(KeyboardInterrupt), PredictionWriter(tmp_path, ("other",)):
-        raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.pth"]
+def test_an_interrupted_run_leaves_what_it_has_predicted(case, tmp_path):
+    first, second, *_ = case.predictions
+
+    def predict_one_and_stop():
+        with PredictionWriter(tmp_path, case.class_names) as writer:
+            writer.add(first, case.predictions[first])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_one_and_stop()
+    assert [image_id for image_id, _ in load_predictions(tmp_path)] == [first]
+    with PredictionWriter(tmp_path, case.class_names) as writer:
+        writer.add(second, case.predictions[second])
+    assert [image_id for image_id, _ in load_predictions(tmp_path)] == [first, second]
     assert load_class_names(tmp_path) == case.class_names
+
+
+@pytest.mark.parametrize("kept", [0, 10, 1000])
+def test_a_damaged_file_is_named(case, tmp_path, kept):
+    _write(tmp_path, case.class_names, case.predictions)
+    path = tmp_path / "predictions.pth"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"predictions\.pth is no file of predictions, or it is"):
+        list(load_predictions(tmp_path))
 
 
 def test_predictions_with_different_parts_cannot_share_a_file(case, tmp_path):
@@ -114,6 +148,6 @@ def test_predictions_with_different_parts_cannot_share_a_file(case, tmp_path):
 
 
 def test_a_file_of_another_format_is_refused(case, tmp_path):
-    torch.save({"format": 2}, tmp_path / "predictions.pth")
-    with pytest.raises(ValueError, match="has the format 2, but this version reads 1"):
+    torch.save({"format": 1}, tmp_path / "predictions.pth")
+    with pytest.raises(ValueError, match="has the format 1, but this version reads 2"):
         list(load_predictions(tmp_path))

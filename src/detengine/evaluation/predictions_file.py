@@ -1,27 +1,39 @@
-"""Predictions on disk: plain columns, one file for each rank, read back image by image."""
+"""Predictions on disk, written as they come: plain columns in files of a few megabytes.
 
+Each rank writes its own: `predictions.pth`, then `predictions_0001.pth` and so on; rank 2's are
+`predictions_rank2.pth`, `predictions_rank2_0001.pth`. Every file is whole; an image is in one.
+"""
+
+import re
+import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from detengine.distributed.comm import get_world_size
 from detengine.structures.ground_truth import PackedBytes
 from detengine.structures.prediction import Prediction
 from detengine.structures.rle import RLE
 
-_FORMAT = 1
+_FORMAT = 2
 _OPTIONAL = ("labels", "keypoints", "keypoint_scores")
+_NAME = re.compile(r"predictions(?:_rank(\d+))?(?:_(\d{4,}))?\.pth")
+
+_BYTES_OF_A_FILE = 4 << 20
+_SECONDS_OF_A_FILE = 60.0
 
 
 class PredictionWriter:
-    """Collects one rank's predictions and writes them when it is closed: all of them, or no file.
+    """Writes one rank's predictions, a file whenever 4 MiB or a minute's worth have come together.
 
-    class_names: the names of the labels 1..K, kept beside the predictions. world_size: how many
-    ranks write; None asks the process group. As a context manager it writes at the end of the
-    block, unless the block raised.
+    So no more than that is in memory, or lost if the process is killed. class_names: the names of
+    the labels 1..K, kept beside the predictions. origin: what they are predictions of, for
+    `stored_image_ids`. Files that are there already are left alone.
+    As a context manager it writes the rest at the end of the block, also if the block raised.
     """
 
     def __init__(
@@ -30,17 +42,20 @@ class PredictionWriter:
         class_names: Sequence[str],
         rank: int = 0,
         *,
-        world_size: int | None = None,
+        origin: str = "",
+        bytes_of_a_file: int = _BYTES_OF_A_FILE,
     ) -> None:
-        self._path = _path(Path(folder), rank)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._header = {
-            "format": _FORMAT,
-            "world_size": get_world_size() if world_size is None else world_size,
-            "categories": list(class_names),
-        }
-        self._image_ids: list[int] = []
-        self._predictions: list[Prediction] = []
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._rank = rank
+        self._header = {"format": _FORMAT, "origin": origin, "categories": list(class_names)}
+        self._bytes_of_a_file = bytes_of_a_file
+        self._number = 1 + max(
+            (each.number for each in _files(folder) if each.rank == rank), default=-1
+        )
+        self._parts: tuple[int, list[str]] | None = None
+        self._has_written = False
+        self._start_file()
 
     def __enter__(self) -> "PredictionWriter":
         return self
@@ -51,8 +66,7 @@ class PredictionWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
+        self.close()
 
     def add(self, image_id: int, prediction: Prediction) -> None:
         """Take in one image's prediction; its masks are kept as RLEs.
@@ -60,41 +74,119 @@ class PredictionWriter:
         Raises ValueError if it has other parts (labels, masks, keypoints) than those before it.
         """
         prediction = prediction.encoded()
-        if self._predictions:
-            parts, first = _parts(prediction), _parts(self._predictions[0])
-            if parts != first:
-                raise ValueError(
-                    f"the prediction of image {image_id} has {', '.join(parts) or 'boxes only'}, "
-                    f"that of image {self._image_ids[0]} has {', '.join(first) or 'boxes only'}: "
-                    "all predictions in a file must have the same parts, also where N is 0"
-                )
+        self._raise_if_parts_differ(image_id, prediction)
         self._image_ids.append(image_id)
         self._predictions.append(prediction)
+        self._bytes += _bytes_of(prediction)
+        if (
+            self._bytes >= self._bytes_of_a_file
+            or time.monotonic() - self._began >= _SECONDS_OF_A_FILE
+        ):
+            self._write()
 
     def close(self) -> None:
-        """Write the file: under another name first, so that no half-written file is ever found."""
-        temporary = self._path.with_suffix(".tmp")
+        """Write what has not been written; without any image a file that only has the classes."""
+        if self._image_ids or not self._has_written:
+            self._write()
+
+    def _raise_if_parts_differ(self, image_id: int, prediction: Prediction) -> None:
+        parts = _parts(prediction)
+        first_id, first = self._parts = self._parts or (image_id, parts)
+        if parts != first:
+            raise ValueError(
+                f"the prediction of image {image_id} has {', '.join(parts) or 'boxes only'}, "
+                f"that of image {first_id} has {', '.join(first) or 'boxes only'}: "
+                "all predictions in a file must have the same parts, also where N is 0"
+            )
+
+    def _write(self) -> None:
+        """Under another name first, so that no half-written file is ever found."""
+        path = self._folder / _file_name(self._rank, self._number)
+        temporary = path.with_suffix(".tmp")
         torch.save({**self._header, **_columns(self._image_ids, self._predictions)}, temporary)
-        temporary.replace(self._path)
+        temporary.replace(path)
+        self._has_written = True
+        self._number += 1
+        self._start_file()
+
+    def _start_file(self) -> None:
+        self._image_ids: list[int] = []
+        self._predictions: list[Prediction] = []
+        self._bytes = 0
+        self._began = time.monotonic()
 
 
-def load_predictions(folder: str | Path) -> Iterator[tuple[int, Prediction]]:
-    """Each stored (image_id, Prediction) of all ranks, in the order in which they were made.
+def load_predictions(
+    path: str | Path, *, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[int, Prediction]]:
+    """Each stored (image_id, Prediction), rank by rank in the order in which they were made.
 
-    Raises FileNotFoundError if there are none, or one of the ranks' files is missing.
+    path: the folder, or one of its files. share: (rank, ranks), of the files those of this rank.
+    Which files there are is looked up at once; each is read when its turn comes. Raises
+    FileNotFoundError if there are none, ValueError, naming the file, if one is damaged.
     """
-    columns = _load(Path(folder), rank=0)
-    for rank in range(columns["world_size"]):
-        yield from _predictions_of(columns if rank == 0 else _load(Path(folder), rank))
+    rank, ranks = share
+    files = _files_at(Path(path))[rank::ranks]
+    return (pair for file in files for pair in _predictions_of(_load(file)))
 
 
-def load_class_names(folder: str | Path) -> tuple[str, ...]:
-    """The names of the labels 1..K of the stored predictions."""
-    return tuple(_load(Path(folder), rank=0)["categories"])
+def load_class_names(path: str | Path) -> tuple[str, ...]:
+    """The names of the labels 1..K of the stored predictions, at a folder or a file."""
+    return tuple(_load(_files_at(Path(path))[0])["categories"])
 
 
-def _path(folder: Path, rank: int) -> Path:
-    return folder / ("predictions.pth" if rank == 0 else f"predictions_rank{rank}.pth")
+def stored_image_ids(folder: str | Path, origin: str) -> list[int] | None:
+    """Which images have stored predictions; None if there are none, or of another origin."""
+    image_ids: list[int] = []
+    for file in _files(folder):
+        columns = _load(file.path)
+        if columns["origin"] != origin:
+            return None
+        image_ids += columns["image_ids"].tolist()
+    return image_ids or None
+
+
+def remove_predictions(folder: str | Path) -> None:
+    """Remove all stored predictions; other files stay."""
+    for file in _files(folder):
+        file.path.unlink()
+
+
+class _File(NamedTuple):
+    rank: int
+    number: int
+    path: Path
+
+
+def _files(folder: str | Path) -> list[_File]:
+    """The files of predictions in a folder, rank by rank in their order."""
+    found = []
+    for path in Path(folder).glob("predictions*.pth"):
+        match = _NAME.fullmatch(path.name)
+        if match is not None:
+            found.append(_File(int(match[1] or 0), int(match[2] or 0), path))
+    return sorted(found)
+
+
+def _files_at(path: Path) -> list[Path]:
+    files = [path] if path.is_file() else [file.path for file in _files(path)]
+    if not files:
+        raise FileNotFoundError(
+            f"there are no predictions at {path}: expected {_file_name(0, 0)} in it, or its path. "
+            "They are stored where an evaluation has an output folder"
+        )
+    return files
+
+
+def _file_name(rank: int, number: int) -> str:
+    of_rank = f"_rank{rank}" if rank else ""
+    return f"predictions{of_rank}{f'_{number:04}' if number else ''}.pth"
+
+
+def _bytes_of(prediction: Prediction) -> int:
+    tensors = (prediction.boxes_xyxy, prediction.scores, prediction.labels, prediction.keypoints)
+    masks = sum(len(rle["counts"]) for rle in prediction.rles or ())
+    return masks + sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _parts(prediction: Prediction) -> list[str]:
@@ -119,19 +211,16 @@ def _columns(image_ids: list[int], predictions: list[Prediction]) -> dict[str, A
     return columns
 
 
-def _load(folder: Path, rank: int) -> dict[str, Any]:
-    path = _path(folder, rank)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"there is no {path}: predictions are stored where an evaluation has an output folder, "
-            "one file for each rank"
-        )
-    columns: dict[str, Any] = torch.load(path, weights_only=True)
-    if columns.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} has the format {columns.get('format')!r}, but this version reads {_FORMAT}"
-        )
-    return columns
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        columns: Any = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile, AttributeError) as error:
+        why = [*str(error).splitlines(), "it is empty"][0]
+        raise ValueError(f"{path} is no file of predictions, or it is damaged: {why}") from error
+    given = columns.get("format") if isinstance(columns, dict) else type(columns).__name__
+    if given != _FORMAT:
+        raise ValueError(f"{path} has the format {given!r}, but this version reads {_FORMAT}")
+    return dict(columns)
 
 
 def _predictions_of(columns: dict[str, Any]) -> Iterator[tuple[int, Prediction]]:
