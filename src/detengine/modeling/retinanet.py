@@ -11,7 +11,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from detengine.modeling.anchors import AnchorGenerator
 from detengine.modeling.preprocess import Preprocess
-from detengine.modeling.retinanet_detections import DetectionSelector
+from detengine.modeling.retinanet_detections import DetectionSelector, ScoredBoxes
 from detengine.modeling.retinanet_losses import RetinaNetLosses
 from detengine.structures.target import Target
 
@@ -63,6 +63,19 @@ class RetinaNet(nn.Module):
         if self.training and targets is not None:
             return self.losses(logits, deltas, anchors, targets)
         return self.selector(logits, deltas, anchors, image_sizes)
+
+    def predict_class_boxes(self, images: Sequence[Tensor]) -> tuple[None, list[ScoredBoxes]]:
+        """Each image's candidates for detections; before them None, for no features are kept.
+
+        This and `finish` are the two halves of evaluation, named as the R-CNNs': between them,
+        test-time augmentation puts the candidates of several views together.
+        """
+        batch, image_sizes = self.preprocess(images)
+        return None, self.selector.scored_boxes(*self.predict(batch), image_sizes)
+
+    def finish(self, features: None, candidates: Sequence[ScoredBoxes]) -> list[dict[str, Tensor]]:
+        """Each image's detections, best first, from what `predict_class_boxes` gave."""
+        return [self.selector.select(*image) for image in candidates]
 
     def predict(self, batch: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Class logits float32[N, A, K] and deltas float32[N, A, 4]; of each level its anchors.

@@ -22,6 +22,17 @@ class Candidates(NamedTuple):
     label: Tensor
 
 
+class ScoredBoxes(NamedTuple):
+    """One image's candidates as boxes.
+
+    boxes: float[C, 4], clipped to the image; scores: float[C]; labels: int64[C], 1..K.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
 @dataclass(frozen=True)
 class DetectionSelector:
     """Which of all anchors' classes become detections (the predecessor's retinanet/inference.py).
@@ -40,7 +51,6 @@ class DetectionSelector:
     keep_ties: bool
     min_size: float
 
-    @torch.no_grad()
     def __call__(
         self,
         logits: Tensor,
@@ -48,7 +58,19 @@ class DetectionSelector:
         anchors: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """Each image's boxes float[D, 4], scores float[D], labels int64[D], best first.
+        """Each image's detections: `select` from what `scored_boxes` finds."""
+        found = self.scored_boxes(logits, deltas, anchors, image_sizes)
+        return [self.select(*image) for image in found]
+
+    @torch.no_grad()
+    def scored_boxes(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[ScoredBoxes]:
+        """Each image's candidates, of every level the best.
 
         logits: float[N, A, K]; deltas: float[N, A, 4]; anchors: float[A_l, 4] of each level, A
         together. image_sizes: (height, width), to which boxes are clipped.
@@ -60,9 +82,24 @@ class DetectionSelector:
             chosen.flatten(0, 1), starts.flatten(0, 1), self.box_weights
         ).view_as(chosen)
         return [
-            self._select(*image)
-            for image in zip(boxes, candidates.score, candidates.label, image_sizes, strict=True)
+            ScoredBoxes(self.arithmetic.clip(image_boxes, size), scores, labels)
+            for image_boxes, scores, labels, size in zip(
+                boxes, candidates.score, candidates.label, image_sizes, strict=True
+            )
         ]
+
+    @torch.no_grad()
+    def select(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One image's boxes float[D, 4], scores float[D], labels int64[D], best first.
+
+        Of the fields of its ScoredBoxes.
+        """
+        is_large = (self.arithmetic.sides(boxes) >= self.min_size).all(dim=1)
+        good = torch.where(is_large & (scores > self.score_threshold))[0]
+        boxes, scores, labels = boxes[good], scores[good], labels[good]
+        kept = self.arithmetic.nms(boxes, scores, labels, self.nms_threshold)
+        kept = kept[keep_best(scores[kept], self.detections_per_image, self.keep_ties)]
+        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
     def _candidates(self, logits: Tensor, anchors_of_levels: Sequence[int]) -> Candidates:
         """Those of all levels side by side; `anchor` counts through them."""
@@ -72,17 +109,6 @@ class DetectionSelector:
             levels.append((score, anchor + first_anchor, label))
             first_anchor += level.shape[1]
         return Candidates(*(torch.cat(each, dim=1) for each in zip(*levels, strict=True)))
-
-    def _select(
-        self, boxes: Tensor, scores: Tensor, labels: Tensor, image_size: tuple[int, int]
-    ) -> dict[str, Tensor]:
-        boxes = self.arithmetic.clip(boxes, image_size)
-        is_large = (self.arithmetic.sides(boxes) >= self.min_size).all(dim=1)
-        good = torch.where(is_large & (scores > self.score_threshold))[0]
-        boxes, scores, labels = boxes[good], scores[good], labels[good]
-        kept = self.arithmetic.nms(boxes, scores, labels, self.nms_threshold)
-        kept = kept[keep_best(scores[kept], self.detections_per_image, self.keep_ties)]
-        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
 
 def best_candidates(logits: Tensor, count: int) -> Candidates:
