@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
 from detengine.evaluation.predictions_file import load_predictions
 from detengine.run import evaluate, load, train
 from detengine.scoring import iou_types_of
+from detengine.structures.rle import decode_counts
 
 RETINANET = {
     "MODEL.MASK_ON": False,
@@ -20,6 +22,12 @@ RETINANET = {
     "MODEL.RPN_ONLY": True,  # as in the predecessor's files
     "MODEL.RETINANET.NUM_CLASSES": 4,
     "MODEL.RETINANET.NUM_CONVS": 1,
+}
+
+VIEWS = {
+    "TEST.BBOX_AUG.ENABLED": True,
+    "TEST.BBOX_AUG.H_FLIP": True,
+    "TEST.BBOX_AUG.SCALES": (64,),
 }
 
 
@@ -69,11 +77,86 @@ def test_the_classes_of_retinanet_are_held_against_the_data(
         train(cfg)
 
 
-def test_what_cannot_merge_views_is_refused_before_the_training(
-    make_config: Callable[..., Config],
+def test_retinanet_is_scored_in_several_views(make_config: Callable[..., Config]) -> None:
+    cfg = make_config(RETINANET | VIEWS | {"MODEL.RETINANET.INFERENCE_TH": 0.0})
+    result = train(cfg)
+    assert list(result.results["shapes_val"].metrics) == ["bbox"]
+    for _, each in load_predictions(result.output_folder / "inference/shapes_val"):
+        assert 20 < len(each) <= cfg.TEST.DETECTIONS_PER_IMG
+        assert (each.boxes_xyxy[:, 2:] <= torch.tensor(each.size[::-1]) + 0.01).all()
+
+
+OF_THE_USER = """
+import torch
+
+class WholePicture(torch.nn.Module):
+    # surer of larger pictures; left keypoints at the left edge, right ones at the right
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, images, targets=None):
+        if self.training:
+            return {"loss": self.weight.square().sum()}
+        return [self.found(*image.shape[1:]) for image in images]
+
+    def found(self, height, width):
+        x = [(width - 1) / 2] + [0.0, width - 1] * 8
+        return {
+            "boxes": torch.tensor([[0.0, 0, width, height]]),
+            "scores": torch.tensor([width / 1000]),
+            "labels": torch.tensor([1]),
+            "masks": (torch.arange(width) < width // 2).float().expand(1, 1, height, width),
+            "keypoints": torch.tensor([[[each, 0, 1] for each in x]]),
+            "keypoints_scores": torch.ones(1, 17),
+        }
+
+def build(cfg):
+    return WholePicture()
+"""
+
+
+@pytest.fixture
+def make_users_config(
+    write_tiny_run: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], Config]:
+    """(number of keypoints) -> a BUILDER's model on data with so many that have no names."""
+
+    def make(keypoints: int) -> Config:
+        path = write_tiny_run(tmp_path)
+        for name in ("train", "val"):
+            _add_keypoints(tmp_path / f"{name}.json", keypoints)
+        (tmp_path / "of_the_user.py").write_text(OF_THE_USER)
+        monkeypatch.syspath_prepend(tmp_path)
+        own = {"MODEL.BUILDER": "of_the_user:build", "MODEL.KEYPOINT_ON": True}
+        return replace(load_config(path), own | VIEWS | {"SOLVER.MAX_ITER": 1})
+
+    return make
+
+
+def test_a_builders_model_is_scored_in_several_views(
+    make_users_config: Callable[[int], Config],
 ) -> None:
-    cfg = make_config(RETINANET | {"TEST.BBOX_AUG.ENABLED": True})
-    with pytest.raises(ValueError, match=r"BBOX_AUG\.ENABLED is True, but RetinaNet cannot merge"):
+    result = train(make_users_config(17))
+    assert list(result.results["shapes_val"].metrics) == ["bbox", "segm", "keypoints"]
+    for _, each in load_predictions(result.output_folder / "inference/shapes_val"):
+        height, width = each.size
+        assert each.boxes_xyxy.tolist() == [pytest.approx([0, 0, width, height])]
+        assert each.rles is not None
+        area = decode_counts(each.rles[0]["counts"])[1::2].sum()
+        assert area == pytest.approx(width * height / 2, rel=0.1)
+        assert each.keypoints is not None
+        x = [(width - 1) / 2] + [0.0, width - 1] * 8
+        assert each.keypoints[0, :, 0].tolist() == pytest.approx(x, abs=1)
+
+
+def test_keypoints_whose_sides_are_not_known_are_not_mirrored_but_refused_before_the_training(
+    make_users_config: Callable[[int], Config],
+) -> None:
+    cfg = make_users_config(5)
+    with pytest.raises(
+        ValueError, match=r"BBOX_AUG mirrors views, .* data set's keypoints .*left_"
+    ):
         train(cfg)
     assert not (Path(cfg.OUTPUT_DIR) / "last_checkpoint").exists()
 
@@ -121,16 +204,16 @@ def test_keypoints_are_trained_scored_and_predicted(
     assert load(folder, device="cpu").model is not None
 
 
-def _add_keypoints(path: Path) -> None:
-    """Seventeen on the diagonal of each box."""
+def _add_keypoints(path: Path, count: int = 17) -> None:
+    """So many on the diagonal of each box."""
     content = json.loads(path.read_text())
     for annotation in content["annotations"]:
         x, y, width, height = annotation["bbox"]
-        steps = [(k + 0.5) / 17 for k in range(17)]
+        steps = [(k + 0.5) / count for k in range(count)]
         annotation["keypoints"] = [
             each for step in steps for each in (x + step * width, y + step * height, 2)
         ]
-        annotation["num_keypoints"] = 17
+        annotation["num_keypoints"] = count
     path.write_text(json.dumps(content))
 
 

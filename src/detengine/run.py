@@ -32,7 +32,7 @@ from detengine.distributed.comm import get_world_size, is_distributed, is_main_p
 from detengine.distributed.launch import resolve_device, start_distributed
 from detengine.distributed.parallel import distribute
 from detengine.distributed.watchdog import Watchdog, watched
-from detengine.engine.build import build_test_time_augmentation
+from detengine.engine.build import build_test_time_augmentation, keypoint_flip_of
 from detengine.engine.determinism import deterministic
 from detengine.engine.nonfinite import NonFinitePolicy
 from detengine.engine.phase import position_of
@@ -118,7 +118,7 @@ def _train(
     if is_main_process():
         write_text(folder / "config.yaml", to_yaml(cfg))
     loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=parts.datasets)
-    scored = build_test_time_augmentation(cfg, model) if parts.test_sets else model
+    scored = with_views(cfg, model, parts.test_sets)
 
     @functools.cache
     def scores_after(iteration: int) -> Results:
@@ -238,7 +238,7 @@ def _evaluate(
     cfg = with_num_classes(cfg, class_names)
     model = build_detection_model(cfg).to(device)
     DetectronCheckpointer(cfg, model, class_names=class_names).load(weights)
-    scored = build_test_time_augmentation(cfg, model)
+    scored = with_views(cfg, model, test_sets)
     results = score(cfg, scored, test_sets, folder, device, watchdog)
     check_expectations(cfg, results)
     return results
@@ -265,6 +265,13 @@ def with_num_classes(cfg: Config, class_names: Sequence[str]) -> Config:
     """The configuration, the number of classes taken from the data if it is not set."""
     key, given = number_of_classes(cfg)
     return cfg if given is not None else replace(cfg, {key: len(class_names) + 1})
+
+
+def with_views(cfg: Config, model: nn.Module, test_sets: Sequence[DetectionDataset]) -> nn.Module:
+    """What is scored on the test sets: the model, behind the views of TEST.BBOX_AUG."""
+    if not test_sets:
+        return model
+    return build_test_time_augmentation(cfg, model, keypoint_flip=keypoint_flip_of(test_sets))
 
 
 def make_ema(cfg: Config, model: nn.Module) -> ModelEMA | None:

@@ -163,14 +163,6 @@ def test_without_it_the_model_itself_is_used() -> None:
     assert build_test_time_augmentation(load_config(None), model) is model
 
 
-def test_a_model_that_cannot_merge_boxes_is_refused_with_the_key(detector: nn.Module) -> None:
-    cfg = load_config(None, ["TEST.BBOX_AUG.ENABLED", "True"])
-    with pytest.raises(ValueError, match=r"BBOX_AUG.ENABLED is True, but ToyDetector cannot merge"):
-        build_test_time_augmentation(cfg, detector)
-    with pytest.raises(ValueError, match=r"Set TEST\.BBOX_AUG\.ENABLED to False"):
-        Predictor(cfg, detector)
-
-
 def test_training_through_the_views_is_refused() -> None:
     augmented = tta.TestTimeAugmentation(BrightBox(), [_view(40)])
     with pytest.raises(ValueError, match="does not train"):

@@ -1,5 +1,7 @@
 """Which keypoint takes whose place in a mirror."""
 
+from collections.abc import Sequence
+
 from detengine.structures.ground_truth import GroundTruth
 
 COCO_PERSON_KEYPOINTS = (
@@ -34,6 +36,10 @@ def mirror_of_keypoints(truth: GroundTruth) -> tuple[int, ...] | None:
         names = COCO_PERSON_KEYPOINTS if truth.keypoints.shape[1] == 17 else ()
     if not names:
         return None
+    return _mirror_of_names(names)
+
+
+def _mirror_of_names(names: Sequence[str]) -> tuple[int, ...]:
     index_of = {name: index for index, name in enumerate(names)}
     mirrored = [_other_side(name) for name in names]
     return tuple(index_of.get(other, index) for index, other in enumerate(mirrored))
@@ -43,3 +49,7 @@ def _other_side(name: str) -> str:
     if "left" in name:
         return name.replace("left", "right")
     return name.replace("right", "left")
+
+
+COCO_PERSON_MIRROR = _mirror_of_names(COCO_PERSON_KEYPOINTS)
+"""As `mirror_of_keypoints` gives it."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detengine.data.build import build_transforms
+from detengine.data.keypoints import COCO_PERSON_MIRROR
 from detengine.data.transforms import transform_sample
 from detengine.engine.build import build_test_time_augmentation
 from detengine.engine.model_mode import model_mode
@@ -24,14 +25,23 @@ class Predictor:
 
     Pictures are resized as in evaluation (INPUT.RESIZE, MIN_SIZE_TEST, MAX_SIZE_TEST), or seen in
     the views of TEST.BBOX_AUG. class_names: of the labels 1..K, for those who want to read them.
+    keypoint_flip: of each keypoint the one that takes its place in a mirror, a person's as COCO has
+    them unless given, None if that is not known; used where a BUILDER's model sees mirrored views.
     The model is used where it is. Boxes are the model's, rescaled: under
     MODEL.ARITHMETIC.INCLUSIVE_PIXELS x2 and y2 name the last pixel, as in the predecessor.
     """
 
-    def __init__(self, cfg: "Config", model: nn.Module, *, class_names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        cfg: "Config",
+        model: nn.Module,
+        *,
+        class_names: Sequence[str] = (),
+        keypoint_flip: Sequence[int] | None = COCO_PERSON_MIRROR,
+    ) -> None:
         self.model = model
         self.class_names = tuple(class_names)
-        self._detector = build_test_time_augmentation(cfg, model)
+        self._detector = build_test_time_augmentation(cfg, model, keypoint_flip=keypoint_flip)
         self._stages = build_transforms(cfg, is_train=False)
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
