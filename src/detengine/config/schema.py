@@ -240,7 +240,10 @@ class BoxAugmentation(Section):
     """Test-time augmentation: detections over several views of an image, merged."""
 
     ENABLED: Switch = False
-    """Whether to use more views than the image itself."""
+    """Whether to use more views than the image itself. R-CNNs and RetinaNet take their detections
+    from the boxes of all views together, masks and keypoints from the image itself; of a BUILDER's
+    the best of all views stay, with their masks and keypoints, by MODEL.ROI_HEADS' NMS and
+    DETECTIONS_PER_IMG (RETINANET_ON: by MODEL.RETINANET.NMS_TH and TEST.DETECTIONS_PER_IMG)."""
     H_FLIP: Switch = False
     """Add the image mirrored left to right."""
     SCALES: Several[Pixels] = ()

@@ -96,9 +96,9 @@ class RegionHeads(Section):
     SCORE_THRESH: Fraction = 0.05
     """The lowest score of a detection."""
     NMS: IoU = 0.5
-    """The IoU from which NMS suppresses, within a class."""
+    """The IoU from which NMS suppresses, within a class; under TEST.BBOX_AUG a BUILDER's too."""
     DETECTIONS_PER_IMG: BoxesOrAll = 100
-    """The most detections of one image; 0: all."""
+    """The most detections of one image; 0: all. Under TEST.BBOX_AUG a BUILDER's too."""
 
 
 class BoxHead(Section):
