@@ -165,6 +165,12 @@ def test_the_models_own_keys_say_what_suppresses_and_how_many_stay(
     assert found.labels.tolist() == labels
 
 
+def test_a_single_view_has_no_duplicates_and_nothing_of_it_is_left_out() -> None:
+    for one_view in (PLAIN, [*PLAIN, "TEST.BBOX_AUG.ENABLED", "True"]):
+        cfg = _config([*one_view, "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", "2"])
+        assert len(Predictor(cfg, ThreeBoxes())([_picture()])[0]) == 3
+
+
 def test_ties_are_kept_beyond_the_limit_where_the_configuration_says_so() -> None:
     options = [*MIRRORED, "MODEL.ROI_HEADS.NMS", "0.99", "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", "1"]
     for keep_ties, count in (("True", 2), ("False", 1)):
