@@ -9,7 +9,17 @@ FLOORS = {
     0: {"structures", "distributed", "config"},
     1: {"monitor", "solver", "data", "modeling", "checkpoint", "evaluation"},
     2: {"engine", "report"},
-    3: {"run", "start", "scoring", "output_folder", "replaying", "cli", "__main__", "__init__"},
+    3: {
+        "run",
+        "start",
+        "scoring",
+        "rescoring",
+        "output_folder",
+        "replaying",
+        "cli",
+        "__main__",
+        "__init__",
+    },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # The two historic constructors take the configuration apart in their first lines.

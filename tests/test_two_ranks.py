@@ -42,6 +42,8 @@ def test_two_ranks_write_one_set_of_files(folder: Path) -> None:
         "log.txt",
         "metrics.jsonl",
         "results.json",
+        "inference/shapes_val/bbox.json",
+        "inference/shapes_val/segm.json",
         "inference/shapes_val/predictions.pth",
         "inference/shapes_val/predictions_rank1.pth",
         "pictures/shapes_val/100_val_0.png",

@@ -125,8 +125,9 @@ def _train(
         with nullcontext() if parts.ema is None else parts.ema.applied():
             share_buffers(model)
             return score(
-                cfg, scored, parts.test_sets, folder, device, watchdog, should_stop=should_stop
-            )
+                cfg, scored, parts.test_sets, folder, device, watchdog,
+                should_stop=should_stop, resume=resume,
+            )  # fmt: skip
 
     parallel_model = distribute(
         model,
@@ -209,11 +210,12 @@ def build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: b
     )
 
 
-def evaluate(cfg: Config, weights: str | Path) -> Results:
+def evaluate(cfg: Config, weights: str | Path, *, resume: bool = False) -> Results:
     """Score a checkpoint on DATASETS.TEST; called by all ranks.
 
     weights: as MODEL.WEIGHT. The averaged ones (EMA) are taken where the file has them, its class
-    names, and nothing else.
+    names, and nothing else. resume: what OUTPUT_DIR has of an interrupted scoring of the same
+    weights is not predicted again.
     Results, predictions and pictures go to OUTPUT_DIR. Raises as `train` does.
     """
     if not cfg.DATASETS.TEST:
@@ -223,11 +225,17 @@ def evaluate(cfg: Config, weights: str | Path) -> Results:
     with logging_to(None), watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog:
         folder = make_output_folder(cfg.OUTPUT_DIR)
         setup_logging(folder)  # open until the last error is in it
-        return _evaluate(cfg, str(weights), folder, device, watchdog)
+        return _evaluate(cfg, str(weights), folder, device, watchdog, resume=resume)
 
 
 def _evaluate(
-    cfg: Config, weights: str, folder: Path, device: torch.device, watchdog: Watchdog
+    cfg: Config,
+    weights: str,
+    folder: Path,
+    device: torch.device,
+    watchdog: Watchdog,
+    *,
+    resume: bool,
 ) -> Results:
     published = find_source(weights)
     class_names = read_file(find_weights(weights)).get("categories") or None
@@ -239,7 +247,7 @@ def _evaluate(
     model = build_detection_model(cfg).to(device)
     DetectronCheckpointer(cfg, model, class_names=class_names).load(weights)
     scored = with_views(cfg, model, test_sets)
-    results = score(cfg, scored, test_sets, folder, device, watchdog)
+    results = score(cfg, scored, test_sets, folder, device, watchdog, resume=resume)
     check_expectations(cfg, results)
     return results
 

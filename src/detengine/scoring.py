@@ -1,5 +1,6 @@
 """Scoring a model on test sets: predictions, results and pictures in the run's folder."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,16 @@ import torch
 from torch import nn
 
 from detengine.config.schema import Config
-from detengine.data.build import make_data_loader
+from detengine.data.build import make_evaluation_loader
 from detengine.data.dataset import DetectionDataset
 from detengine.data.workers import naming_dead_workers
-from detengine.distributed.comm import is_distributed, is_main_process, synchronize
+from detengine.distributed.comm import (
+    broadcast,
+    get_rank,
+    get_world_size,
+    is_main_process,
+    synchronize,
+)
 from detengine.distributed.watchdog import Watchdog
 from detengine.engine.inference import inference
 from detengine.evaluation.build import (
@@ -27,7 +34,11 @@ from detengine.evaluation.expected import (
     ExpectedResultsError,
     missed_expectations,
 )
-from detengine.evaluation.predictions_file import load_predictions
+from detengine.evaluation.predictions_file import (
+    load_predictions,
+    remove_predictions,
+    stored_image_ids,
+)
 from detengine.evaluation.result import EvaluationResult
 from detengine.monitor.progress import track
 from detengine.output_folder import make_output_folder
@@ -48,15 +59,22 @@ def score(
     watchdog: Watchdog,
     *,
     should_stop: Callable[[], bool] | None = None,
+    resume: bool = False,
 ) -> Results:
     """Score the model on every test set, and write results, predictions and pictures; all ranks.
 
-    model: as `build_test_time_augmentation` gives it. Raises StopRequestedError, as `inference`.
+    model: as `build_test_time_augmentation` gives it. resume: what an interrupted scoring of the
+    same weights has predicted is not predicted again. Raises StopRequestedError, as `inference`.
     """
-    loaders = make_data_loader(cfg, False, is_distributed(), datasets=test_sets)
     results = {}
-    for dataset, loader in zip(test_sets, loaders, strict=True):
+    for dataset in test_sets:
         predictions = make_output_folder(folder / "inference" / dataset.name)
+        origin = broadcast(origin_of(cfg, model, dataset))
+        done = begin_predictions(predictions, origin, resume=resume)
+        rank, ranks = get_rank(), get_world_size()
+        stored = load_predictions(predictions, share=(rank, ranks)) if done else iter(())
+        synchronize()  # every rank knows the files of before, now new ones may come
+        loader = make_evaluation_loader(cfg, dataset, rank=rank, world_size=ranks, without=done)
         with naming_dead_workers(loader):
             results[dataset.name] = inference(
                 model,
@@ -66,6 +84,8 @@ def score(
                 gives_proposals(cfg),
                 device=device,
                 options=build_scoring_options(cfg, dataset.name),
+                stored=stored,
+                origin=origin,
                 output_folder=predictions,
                 inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
                 on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
@@ -81,6 +101,35 @@ def score(
         write_results(results, folder)
     synchronize()
     return results
+
+
+def origin_of(cfg: Config, model: nn.Module, dataset: DetectionDataset) -> str:
+    """The sha256 of all that predictions depend on: weights, model, images' sizes, annotations."""
+    digest = hashlib.sha256()
+    model_keys = cfg.MODEL.model_dump(exclude={"DEVICE", "WEIGHT"})
+    views = cfg.TEST.BBOX_AUG.model_dump()
+    divisibility, limit = cfg.DATALOADER.SIZE_DIVISIBILITY, cfg.TEST.DETECTIONS_PER_IMG
+    for part in (model_keys, cfg.INPUT.model_dump(), cfg.DTYPE, views, divisibility, limit):
+        digest.update(repr(part).encode())
+    digest.update(dataset.ground_truth().digest().encode())
+    digest.update(repr(tuple(dataset.class_names)).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def begin_predictions(folder: Path, origin: str, *, resume: bool) -> list[int]:
+    """The ids of the images whose predictions are gone on with; others' are removed. All ranks."""
+    done: list[int] = []
+    if is_main_process():
+        found = stored_image_ids(folder, origin) if resume else None
+        if found is None:
+            remove_predictions(folder)
+        else:
+            done = found
+            logger.info("%d images are predicted already in %s", len(done), folder)
+    return broadcast(done)
 
 
 def raise_if_not_measured(cfg: Config) -> None:
@@ -152,14 +201,15 @@ def check_expectations(cfg: Config, results: Results) -> None:
     Not on the way: early in a training nothing is as expected. Raises ExpectedResultsError, with
     what was missed on any test set.
     """
-    missed = []
+    missed, checked = [], 0
     for test_set, result in results.items():
         expected = _expected_of(cfg, test_set)
         failures = missed_expectations(result, expected, cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL)
+        checked += len(expected)
         missed += [f"{test_set}: {failure}" for failure in failures]
     if missed:
         raise ExpectedResultsError(
-            f"{len(missed)} expected results were missed:\n" + "\n".join(missed)
+            f"{len(missed)} of {checked} expected results were missed:\n" + "\n".join(missed)
         )
 
 

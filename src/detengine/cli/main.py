@@ -100,20 +100,95 @@ def train(
 
 @app.command(name="eval", context_settings=WITH_OVERRIDES)
 def evaluate(
-    config_file: ConfigFile,
-    weights: Annotated[
-        str, typer.Option("--weights", help="A checkpoint, or an address.", metavar="FILE")
-    ],
     overrides: Overrides = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("-c", "--config-file", help="The run's YAML file.", metavar="FILE"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="A checkpoint, or an address.", metavar="FILE")
+    ] = None,
     output_dir: OutputFolder = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with an interrupted scoring of the same weights."),
+    ] = False,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            help="Score these, without a model: RUN/inference/TEST_SET, or a COCO result json.",
+            metavar="FILE",
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations",
+            help="With --predictions: a COCO json, in the place of a configuration.",
+            metavar="JSON",
+        ),
+    ] = None,
+    iou_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--iou-type", help="With --predictions: bbox, segm or keypoints; may be repeated."
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="With --predictions: only these.", metavar="NAME,NAME"),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images",
+            help="With --predictions: only these ids, or those in a file.",
+            metavar="ID,ID|FILE",
+        ),
+    ] = None,
 ) -> None:
-    """Score a checkpoint on DATASETS.TEST.
+    """Score a checkpoint on DATASETS.TEST, or predictions that are there already.
 
     Example: detengine eval -c runs/nuclei/config.yaml --weights runs/nuclei/model_final.pth
-    """
-    from detengine.cli.train import evaluate_from_file
 
-    evaluate_from_file(config_file, weights, overrides_of(overrides, output_dir))
+    Example: detengine eval --predictions bbox.json --annotations instances_val2017.json
+    """
+    if predictions is None:
+        if config_file is None:
+            raise typer.BadParameter("Missing option '-c' / '--config-file'.")
+        if weights is None:
+            raise typer.BadParameter(
+                "Missing option '--weights', a model to score, or '--predictions', what one found."
+            )
+        for name, given in {
+            "--annotations": annotations,
+            "--iou-type": iou_type,
+            "--classes": classes,
+            "--images": images,
+        }.items():
+            if given is not None:
+                raise typer.BadParameter(f"{name} is for --predictions only.")
+        from detengine.cli.train import evaluate_from_file
+
+        evaluate_from_file(config_file, weights, overrides_of(overrides, output_dir), resume)
+        return
+    if weights is not None or resume:
+        raise typer.BadParameter("--predictions needs no model: leave --weights and --resume out.")
+    if (config_file is None) == (annotations is None):
+        raise typer.BadParameter("With --predictions give either -c or --annotations.")
+    from detengine.cli.rescore import rescore_predictions
+
+    rescore_predictions(
+        predictions,
+        config_file,
+        overrides_of(overrides),
+        annotations=annotations,
+        iou_types=iou_type or (),
+        classes=classes,
+        images=images,
+        output_dir=output_dir,
+    )
 
 
 @app.command()

@@ -39,10 +39,12 @@ def replay_from_file(config_file: Path, overrides: Sequence[str], record: Path) 
     typer.echo(replay(load_config(config_file, overrides), record))
 
 
-def evaluate_from_file(config_file: Path, weights: str, overrides: Sequence[str]) -> None:
+def evaluate_from_file(
+    config_file: Path, weights: str, overrides: Sequence[str], resume: bool
+) -> None:
     """`detengine eval`. Ends with exit code 3 where an expected result is missed."""
     try:
-        evaluate(load_config(config_file, overrides), weights)
+        evaluate(load_config(config_file, overrides), weights, resume=resume)
         stop_distributed()
     except ExpectedResultsError as error:
         if not is_said_by_another(error, str(error)):

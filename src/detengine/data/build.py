@@ -1,7 +1,7 @@
 """The loaders, made from the configuration."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def build_datasets(
     class_names: as in make_data_loader; a data set with a class beyond them is refused, unless
     DATASETS.CLASSES says that the choice is deliberate.
     """
-    loaded = {name: _load(cfg, name) for name in names}
+    loaded = {name: load_truth(cfg, name) for name in names}
     if class_names is None:
         class_names = _choose_class_names(cfg, loaded)
     elif cfg.DATASETS.CLASSES is None:
@@ -160,7 +160,8 @@ def build_transforms(cfg: Config, is_train: bool) -> list[v2.Transform]:
     return stages + (sizing + flips if inclusive_pixels else flips + sizing)
 
 
-def _load(cfg: Config, name: str) -> tuple[GroundTruth, Path]:
+def load_truth(cfg: Config, name: str) -> tuple[GroundTruth, Path]:
+    """The annotations of a data set by name, and the folder of its images."""
     definition, root = find_definition(cfg.DATASETS, name)
     truth, image_folder = FORMATS[definition.FORMAT](definition, root, name)
     if not len(truth):
@@ -181,7 +182,7 @@ def _choose_class_names(
     """
     names: Sequence[str] = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
     try:
-        truths = [loaded[name][0] if name in loaded else _load(cfg, name)[0] for name in names]
+        truths = [loaded[name][0] if name in loaded else load_truth(cfg, name)[0] for name in names]
     except FileNotFoundError as error:
         names, truths = list(loaded), [truth for truth, _ in loaded.values()]
         logger.warning("labels are taken for the classes of %s: %s", ", ".join(names), error)
@@ -289,11 +290,22 @@ def _repeat_factors(data: TrainingData, threshold: float | None) -> torch.Tensor
 
 
 def make_evaluation_loader(
-    cfg: Config, dataset: DetectionDataset, *, rank: int, world_size: int
+    cfg: Config,
+    dataset: DetectionDataset,
+    *,
+    rank: int,
+    world_size: int,
+    without: Collection[int] = (),
 ) -> Loader:
-    """One rank's images of a data set: every world_size-th, each image once over all ranks."""
+    """One rank's images of a data set: every world_size-th, each image once over all ranks.
+
+    without: ids of images that are left out, because there are predictions of them.
+    """
     images = max(1, cfg.TEST.IMS_PER_BATCH // world_size)
-    own = range(rank, len(dataset), world_size)
+    done = frozenset(without)
+    image_ids = dataset.ground_truth().image_ids.tolist()
+    wanted = [index for index, image_id in enumerate(image_ids) if image_id not in done]
+    own = wanted[rank::world_size]
     data = EvaluationData(dataset, build_transforms(cfg, is_train=False))
     sampler = BatchSampler(own, images, drop_last=False)
     return _loader(cfg, data, sampler, keep_workers=False)

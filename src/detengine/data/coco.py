@@ -25,8 +25,10 @@ from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.rle import decode_counts
 
 
-def load_coco(annotations: Path, images: Path, name: str) -> GroundTruth:
+def load_coco(annotations: Path, images: Path | None, name: str) -> GroundTruth:
     """Read a COCO file. annotations: the json; images: the folder; name: for messages.
+
+    images None: they are not looked for, as for scoring what is predicted already.
 
     Images and categories stand in the file's order. An annotation without an id gets its position,
     from 1; without `area`, its mask's or its box's. An image without a size is asked for it.
@@ -36,7 +38,7 @@ def load_coco(annotations: Path, images: Path, name: str) -> GroundTruth:
     return parse_coco(annotations, images, read_json(annotations, name))
 
 
-def parse_coco(annotations: Path, images: Path, content: Mapping[str, Any]) -> GroundTruth:
+def parse_coco(annotations: Path, images: Path | None, content: Mapping[str, Any]) -> GroundTruth:
     """As load_coco, of what `read_json` read from `annotations`."""
     categories, keypoint_names = _read_categories(annotations, content["categories"])
     found = _read_images(annotations, images, content["images"])
@@ -114,16 +116,19 @@ def _count_keypoints(entries: Sequence[Mapping[str, Any]]) -> int:
     return next((len(each["keypoints"]) // 3 for each in entries if each.get("keypoints")), 0)
 
 
-def _read_images(path: Path, folder: Path, entries: Sequence[Mapping[str, Any]]) -> FoundImages:
+def _read_images(
+    path: Path, folder: Path | None, entries: Sequence[Mapping[str, Any]]
+) -> FoundImages:
     where = [f"image {position}" for position in range(len(entries))]
     pairs = list(zip(where, entries, strict=True))
     ids = [_integer(path, at, entry, "id") for at, entry in pairs]
     raise_if_twice(path, "image id", ids)
     file_names = [str(_require(path, at, entry, "file_name")) for at, entry in pairs]
-    raise_if_folder_is_wrong(path, folder, file_names)
+    if folder is not None:
+        raise_if_folder_is_wrong(path, folder, file_names)
     sizes = [
         (_edge(path, at, entry, "height"), _edge(path, at, entry, "width"))
-        if "height" in entry and "width" in entry
+        if folder is None or ("height" in entry and "width" in entry)
         else read_size(folder / file_name)
         for (at, entry), file_name in zip(pairs, file_names, strict=True)
     ]

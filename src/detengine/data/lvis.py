@@ -16,7 +16,7 @@ FREQUENCIES = ("r", "c", "f")
 """Rare, common, frequent: in up to 10, in up to 100, and in more of the training images."""
 
 
-def load_lvis(annotations: Path, images: Path, name: str) -> GroundTruth:
+def load_lvis(annotations: Path, images: Path | None, name: str) -> GroundTruth:
     """Read an LVIS file. annotations: the json; images: the folder; name: for messages.
 
     As `coco.load_coco`, whose errors it raises, and ValueError, naming file and entry, for what
@@ -41,8 +41,12 @@ def load_lvis(annotations: Path, images: Path, name: str) -> GroundTruth:
     return replace(truth, federated=federated)
 
 
-def _find_images(path: Path, folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _find_images(
+    path: Path, folder: Path | None, entries: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """Each image's path below the folder; the first of the possible ones where none is there."""
+    if folder is None:
+        return [_names_of(path, f"image {n}", entry)[0] for n, entry in enumerate(entries)]
     there = _Files(folder)
     found = []
     for position, entry in enumerate(entries):

@@ -1,7 +1,7 @@
 """The loop that runs a detector over a data set, and scores it."""
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,12 @@ from detengine.distributed.comm import (
 )
 from detengine.engine.model_mode import model_mode
 from detengine.engine.stopping import StopAgreement, StopRequestedError
+from detengine.evaluation.coco_results import write_coco_results
 from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.expected import ExpectedResult, check_expected_results
 from detengine.evaluation.image_tally import OnWrongImages
 from detengine.evaluation.options import ScoringOptions
-from detengine.evaluation.predictions_file import PredictionWriter
+from detengine.evaluation.predictions_file import PredictionWriter, remove_predictions
 from detengine.evaluation.result import EvaluationResult
 from detengine.monitor.timer import Timer, get_time_str
 from detengine.structures.batch import Batch
@@ -65,6 +66,8 @@ def inference(
     output_folder: str | Path | None = None,
     *,
     options: ScoringOptions | None = None,
+    stored: Iterable[tuple[int, Prediction]] | None = None,
+    origin: str = "",
     inclusive_boxes: bool = False,
     on_wrong_images: OnWrongImages = "error",
     should_stop: Callable[[], bool] | None = None,
@@ -72,7 +75,10 @@ def inference(
     """Run the model over a data set, score it, and give the result; called by all ranks.
 
     Each rank scores its own images as they come and keeps the matches only. output_folder: where
-    the predictions are stored, one file for each rank; None keeps nothing.
+    the predictions are stored as they come, and COCO's result files of them in the end; None keeps
+    nothing. What is stored there from before is removed, unless `stored` is given: this rank's
+    share of it, which is scored as it is; the loader has the other images. origin: what it is
+    predicted from, kept in the files (see predictions_file.stored_image_ids).
     box_only: the model gives proposals, whose recall is measured. options: by which metrics
     detections are scored, and how; None for COCO's.
     inclusive_boxes: the model's boxes name their last pixel; they are scored and stored as
@@ -98,8 +104,12 @@ def inference(
     )
     total_timer, model_timer = Timer(), Timer()
     total_timer.tic()
+    if output_folder is not None and stored is None:
+        start_anew(output_folder)
+    for image_id, prediction in stored or ():
+        evaluator.update(image_id, prediction)
     with (
-        prediction_writer(output_folder, dataset.class_names) as writer,
+        prediction_writer(output_folder, dataset.class_names, origin) as writer,
         closing(
             compute_on_dataset(
                 model, data_loader, device, timer=model_timer, should_stop=should_stop
@@ -116,6 +126,10 @@ def inference(
     log_time("Total run time", total_timer, len(dataset))
     log_time("Model inference time", model_timer, len(dataset))
     result = accumulate_predictions(evaluator)
+    if output_folder is not None and not box_only and is_main_process():
+        write_coco_results(
+            Path(output_folder), dataset.ground_truth().categories, dataset.class_names, iou_types
+        )
     logger.info("%s\n%s", dataset_name, result.table())
     check_expected_results(result, expected_results, expected_results_sigma_tol)
     return result
@@ -194,13 +208,20 @@ def accumulate_predictions(evaluator: Evaluator) -> EvaluationResult:
     raise outcome or RuntimeError("rank 0 sent neither a result nor an error")
 
 
+def start_anew(output_folder: str | Path) -> None:
+    """Remove the predictions of an earlier evaluation; called by all ranks."""
+    if is_main_process():
+        remove_predictions(output_folder)
+    synchronize()
+
+
 def prediction_writer(
-    output_folder: str | Path | None, class_names: Sequence[str]
+    output_folder: str | Path | None, class_names: Sequence[str], origin: str
 ) -> "PredictionWriter | nullcontext[None]":
     """A writer for this rank's predictions; without a folder, nothing."""
     if output_folder is None:
         return nullcontext()
-    return PredictionWriter(output_folder, class_names, rank=get_rank())
+    return PredictionWriter(output_folder, class_names, rank=get_rank(), origin=origin)
 
 
 def image_sizes(target: Any, image_id: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -76,6 +76,21 @@ class Evaluator:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self._scorer_of)
 
+    @property
+    def iou_types(self) -> tuple[str, ...]:
+        return self._iou_types
+
+    @property
+    def truth(self) -> Truth:
+        return self._truth
+
+    def take(self, detections: Detections) -> bool:
+        """As `update`, of detections that were checked where they were read."""
+        if self._admit(self._truth.ids_of([detections.image])[0]) is None:
+            return False
+        self._score(detections)
+        return True
+
     def update(self, image_id: int, prediction: Prediction) -> bool:
         """Match one image's predictions, in the pixels of the stored image.
 

@@ -36,9 +36,12 @@ class VocScorer:
     devkit's order, on any number of ranks. options.voc_extra_pixel: the predecessor's arithmetic
     (data/datasets/evaluation/voc/voc_eval.py), in which overlaps are those of boxes a pixel wider
     and higher, in float32; its order of equal scores is numpy's quicksort's, and not kept.
+    Raises ValueError if boxes are not scored.
     """
 
     def __init__(self, truth: Truth, iou_types: Sequence[str], options: ScoringOptions) -> None:
+        if "bbox" not in iou_types:
+            raise ValueError("the metric voc scores boxes, but bbox is not among the iou types")
         self._truth = truth
         self._threshold = options.voc_iou_threshold
         self._extra = 1 if options.voc_extra_pixel else 0

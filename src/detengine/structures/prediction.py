@@ -1,6 +1,6 @@
 """What a detector says about one image, in the pixels of the stored image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,6 +72,23 @@ class Prediction:
             return self
         rles = encode_mask_probs(self.mask_probs, self.boxes_xyxy, self.size)
         return replace(self, mask_probs=None, rles=rles)
+
+    def of_labels(self, labels: Sequence[int]) -> "Prediction":
+        """The detections that have one of these labels."""
+        if self.labels is None:
+            raise ValueError("the prediction has no labels: proposals are of no class")
+        rows = torch.isin(self.labels, torch.tensor(labels)).nonzero()[:, 0]
+        kept: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[rows]
+            for name in ("labels", "mask_probs", "keypoints", "keypoint_scores")
+        }
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[rows],
+            scores=self.scores[rows],
+            rles=None if self.rles is None else [self.rles[row] for row in rows.tolist()],
+            **kept,
+        )
 
     def opened(self) -> "Prediction":
         """The same prediction with continuous boxes, given that its boxes are inclusive.

@@ -1,0 +1,61 @@
+"""`detengine eval --predictions`: what was predicted, scored again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from detengine.cli.main import EXIT_EXPECTATION_MISSED
+from detengine.config.load import load_config
+from detengine.evaluation.coco import IOU_TYPES
+from detengine.evaluation.expected import ExpectedResultsError
+from detengine.rescoring import Subset, rescore
+
+
+def rescore_predictions(
+    predictions: Path,
+    config_file: Path | None,
+    overrides: Sequence[str],
+    *,
+    annotations: Path | None,
+    iou_types: Sequence[str],
+    classes: str | None,
+    images: str | None,
+    output_dir: Path | None,
+) -> None:
+    """Ends with exit code 3 where an expected result is missed."""
+    for iou_type in iou_types:
+        if iou_type not in IOU_TYPES:
+            raise typer.BadParameter(f"--iou-type {iou_type} is none of {', '.join(IOU_TYPES)}")
+    conventions = [] if config_file else ["CONVENTIONS", "modern"]
+    cfg = load_config(config_file, [*conventions, *overrides])
+    subset = Subset(
+        None if classes is None else [name.strip() for name in classes.split(",")],
+        None if images is None else image_ids_of(images),
+    )
+    try:
+        rescore(
+            cfg,
+            predictions,
+            annotations=annotations,
+            iou_types=iou_types,
+            subset=subset,
+            output_folder=output_dir,
+        )
+    except ExpectedResultsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
+
+
+def image_ids_of(given: str) -> list[int]:
+    """The ids in a list, or in a file of that name: numbers between commas or blanks."""
+    path = Path(given)
+    text = path.read_text() if path.is_file() else given
+    words = text.replace(",", " ").split()
+    wrong = [word for word in words if not word.lstrip("-").isdigit()]
+    if wrong:
+        raise ValueError(
+            f"--images is {given!r}, of which {wrong[0]!r} is no image id; expected integers with "
+            "commas between them, or a file that holds them"
+        )
+    return [int(word) for word in words]

@@ -1,0 +1,153 @@
+"""Scoring what is predicted already: no model, no images, other questions."""
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detengine.config.schema import Config
+from detengine.data.build import load_truth
+from detengine.data.coco import load_coco
+from detengine.data.lvis import load_lvis
+from detengine.evaluation.build import build_scoring_options, gives_proposals, iou_types_of
+from detengine.evaluation.coco_results import CocoResults
+from detengine.evaluation.evaluator import Evaluator
+from detengine.evaluation.options import ScoringOptions
+from detengine.evaluation.predictions_file import load_class_names, load_predictions
+from detengine.evaluation.result import EvaluationResult
+from detengine.monitor.logs import logging_to
+from detengine.output_folder import make_output_folder
+from detengine.scoring import Results, check_expectations, write_results
+from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.selection import select
+
+logger = logging.getLogger("detengine.scoring")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """What of a data set is scored. classes: names; image_ids: of the data set. None: all."""
+
+    classes: Sequence[str] | None = None
+    image_ids: Collection[int] | None = None
+
+
+EVERYTHING = Subset()
+
+
+def rescore(
+    cfg: Config,
+    predictions: Path,
+    *,
+    annotations: Path | None = None,
+    iou_types: Sequence[str] = (),
+    subset: Subset = EVERYTHING,
+    output_folder: Path | None = None,
+) -> Results:
+    """Score stored predictions, of this program or a COCO result file; one process.
+
+    predictions: a folder of an evaluation (`inference/<test set>`, or the one above it for several
+    test sets), one of its files, or a json. annotations: a COCO or LVIS json (by TEST.METRICS) in
+    the place of DATASETS.TEST. iou_types: what is scored; none for what the configuration's model
+    predicts, or without one for what the json has, boxes else.
+    output_folder: where results.json is written; None writes nothing.
+    Raises ValueError or FileNotFoundError, naming file and image, and ExpectedResultsError.
+    """
+    truths = _truths(cfg, annotations)
+    several = len(truths) > 1
+    with logging_to(None):
+        results = {
+            name: _rescore_one(
+                cfg,
+                name,
+                truth,
+                _of_test_set(predictions, name, needed=several),
+                tuple(iou_types) or (() if annotations else iou_types_of(cfg)),
+                subset,
+            )
+            for name, truth in truths.items()
+        }
+        for name, result in results.items():
+            logger.info("%s\n%s", name, result.table())
+    if output_folder is not None:
+        write_results(results, make_output_folder(output_folder))
+    if annotations is None:
+        check_expectations(cfg, results)
+    return results
+
+
+def _truths(cfg: Config, annotations: Path | None) -> dict[str, GroundTruth]:
+    """What is to be found, by test set."""
+    if annotations is not None:
+        is_lvis = "lvis" in (cfg.TEST.METRICS or ())
+        read = load_lvis if is_lvis else load_coco
+        return {annotations.stem: read(annotations, None, annotations.stem)}
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
+    return {name: load_truth(cfg, name)[0] for name in cfg.DATASETS.TEST}
+
+
+def _of_test_set(predictions: Path, name: str, *, needed: bool) -> Path:
+    """The predictions of one test set, where a folder has those of several."""
+    if (predictions / name).is_dir():
+        return predictions / name
+    if needed:
+        raise FileNotFoundError(
+            f"{predictions} has no predictions of {name!r}: of several test sets, each has a "
+            "folder of its own name there. Give the folder above them, or name one test set as "
+            "DATASETS.TEST"
+        )
+    return predictions
+
+
+def _rescore_one(
+    cfg: Config,
+    name: str,
+    truth: GroundTruth,
+    predictions: Path,
+    iou_types: Sequence[str],
+    subset: Subset,
+) -> EvaluationResult:
+    options = build_scoring_options(cfg, name if name in cfg.DATASETS.TEST else None)
+    chosen = select(truth, class_names=subset.classes, image_ids=subset.image_ids)
+    if predictions.suffix == ".json":
+        return _of_coco_results(cfg, CocoResults(predictions), truth, chosen, iou_types, options)
+    class_names = load_class_names(predictions)
+    if gives_proposals(cfg):
+        class_names = truth.categories.names
+    evaluator = Evaluator(
+        chosen,
+        class_names,
+        iou_types or ("bbox",),
+        options=options,
+        on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
+    )
+    left_out = set(truth.image_ids.tolist()) - set(chosen.image_ids.tolist())
+    labels = [k for k, each in enumerate(class_names, start=1) if each in chosen.categories.names]
+    for image_id, prediction in load_predictions(predictions):
+        if image_id not in left_out:
+            if subset.classes is not None:
+                prediction = prediction.of_labels(labels)
+            evaluator.update(image_id, prediction)
+    return evaluator.result()
+
+
+def _of_coco_results(
+    cfg: Config,
+    found: CocoResults,
+    truth: GroundTruth,
+    chosen: GroundTruth,
+    iou_types: Sequence[str],
+    options: ScoringOptions,
+) -> EvaluationResult:
+    found.raise_if_foreign(truth)
+    evaluator = Evaluator(
+        chosen,
+        chosen.categories.names,
+        iou_types or found.iou_types(),
+        options=options,
+        on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
+    )
+    for detections in found.detections(evaluator.truth, evaluator.iou_types):
+        evaluator.take(detections)
+    return evaluator.result()
