@@ -17,6 +17,7 @@ from detengine.data.build import (
     build_transforms,
     make_data_loader,
     make_evaluation_loader,
+    make_loss_loader,
     make_training_loader,
 )
 from detengine.data.transforms import RandomCrop, ShortestEdgeResize
@@ -224,6 +225,20 @@ def test_evaluated_ranks_share_the_images_without_padding(
         loader = make_evaluation_loader(cfg, wide, rank=rank, world_size=2)
         ids.append([batch.image_ids for batch in loader])
     assert ids == [[[1], [3], [5]], [[2], [4]]]
+
+
+@pytest.mark.parametrize("augmented", ["False", "True"])
+def test_losses_are_measured_on_the_batches_of_the_evaluation_resized_and_with_targets(
+    make_config: MakeConfig, augmented: str
+) -> None:
+    cfg = make_config("TEST.IMS_PER_BATCH", "4", "TEST.BBOX_AUG.ENABLED", augmented)
+    (high,) = build_datasets(cfg, ["high"])
+    scored = make_evaluation_loader(cfg, high, rank=1, world_size=2)
+    batches = list(make_loss_loader(cfg, high, rank=1, world_size=2))
+    assert [batch.image_ids for batch in batches] == [batch.image_ids for batch in scored]
+    for batch in batches:
+        assert all(min(image.shape[1:]) == 24 for image in batch.images)
+        assert all({"boxes", "labels"} <= target.keys() for target in batch.targets)
 
 
 def test_two_ranks_batches_together_are_that_of_one(

@@ -237,6 +237,21 @@ def test_evaluation_gives_the_image_and_the_two_sizes_only(make_coco: MakeCoco) 
     assert (data.name, data.class_names, len(data)) == ("pets", ("cat", "dog"), 1)
 
 
+def test_evaluation_with_targets_has_the_same_image_and_what_is_trained_on_in_it(
+    make_coco: MakeCoco,
+) -> None:
+    dataset = _dataset(make_coco([(20, 30), (20, 30)], [BOX]))
+    stages = [ShortestEdgeResize((40,), 100)]
+    plain = EvaluationData(dataset, stages)
+    data = EvaluationData(dataset, stages, with_targets=True)
+    for index in range(2):
+        assert torch.equal(data[index].image, plain[index].image)
+    assert torch.equal(data[0].target["boxes"], 2 * dataset[0].target["boxes"])
+    assert torch.equal(data[0].target["labels"], dataset[0].target["labels"])
+    assert data[1].target["boxes"].shape == (0, 4)
+    assert data[0].target["image_size"].tolist() == [40, 60]
+
+
 def test_real_voc_images_are_read_and_its_two_boxes_without_area_named(
     shared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

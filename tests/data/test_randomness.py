@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from detengine.data.randomness import mix_seed, seeded
@@ -31,6 +32,18 @@ def test_all_generators_stand_afterwards_where_they_stood_before() -> None:
     with seeded(7):
         _draw()
     assert _draw() == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_devices_generator_is_seeded_and_put_back_where_it_is_asked_for() -> None:
+    device = torch.device("cuda")
+    before = torch.cuda.get_rng_state(device)
+    with seeded(7, device=device):
+        first = torch.rand(3, device=device)
+    assert torch.equal(torch.cuda.get_rng_state(device), before)
+    with seeded(7, device=device):
+        assert torch.equal(torch.rand(3, device=device), first)
 
 
 def test_the_seeds_of_many_positions_differ_and_fit_every_generator() -> None:

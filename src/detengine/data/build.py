@@ -145,8 +145,7 @@ def build_transforms(cfg: Config, is_train: bool) -> list[v2.Transform]:
     """
     options, inclusive_pixels = cfg.INPUT, cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS
     if not is_train:
-        sizes = (options.MIN_SIZE_TEST,), options.MAX_SIZE_TEST
-        return [] if cfg.TEST.BBOX_AUG.ENABLED else [make_resize(options.RESIZE, *sizes)]
+        return [] if cfg.TEST.BBOX_AUG.ENABLED else [_evaluation_resize(cfg)]
     colours = (options.BRIGHTNESS, options.CONTRAST, options.SATURATION, options.HUE)
     stages: list[v2.Transform] = [v2.ColorJitter(*colours)] if any(colours) else []
     flips: list[v2.Transform] = []
@@ -158,6 +157,10 @@ def build_transforms(cfg: Config, is_train: bool) -> list[v2.Transform]:
     if options.CROP_SIZE_TRAIN is not None:
         sizing.append(RandomCrop(options.CROP_SIZE_TRAIN, inclusive_pixels=inclusive_pixels))
     return stages + (sizing + flips if inclusive_pixels else flips + sizing)
+
+
+def _evaluation_resize(cfg: Config) -> v2.Transform:
+    return make_resize(cfg.INPUT.RESIZE, (cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
 
 
 def load_truth(cfg: Config, name: str) -> tuple[GroundTruth, Path]:
@@ -301,12 +304,29 @@ def make_evaluation_loader(
 
     without: ids of images that are left out, because there are predictions of them.
     """
-    images = max(1, cfg.TEST.IMS_PER_BATCH // world_size)
+    data = EvaluationData(dataset, build_transforms(cfg, is_train=False))
     done = frozenset(without)
     image_ids = dataset.ground_truth().image_ids.tolist()
     wanted = [index for index, image_id in enumerate(image_ids) if image_id not in done]
+    return _evaluation_loader(cfg, data, wanted, rank=rank, world_size=world_size)
+
+
+def make_loss_loader(
+    cfg: Config, dataset: DetectionDataset, *, rank: int, world_size: int
+) -> Loader:
+    """The images of `make_evaluation_loader`, in its batches, with what is trained on in them.
+
+    They are resized as in evaluation, whatever TEST.BBOX_AUG says.
+    """
+    data = EvaluationData(dataset, [_evaluation_resize(cfg)], with_targets=True)
+    return _evaluation_loader(cfg, data, range(len(dataset)), rank=rank, world_size=world_size)
+
+
+def _evaluation_loader(
+    cfg: Config, data: EvaluationData, wanted: Sequence[int], *, rank: int, world_size: int
+) -> Loader:
+    images = max(1, cfg.TEST.IMS_PER_BATCH // world_size)
     own = wanted[rank::world_size]
-    data = EvaluationData(dataset, build_transforms(cfg, is_train=False))
     sampler = BatchSampler(own, images, drop_last=False)
     return _loader(cfg, data, sampler, keep_workers=False)
 

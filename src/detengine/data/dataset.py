@@ -240,13 +240,23 @@ class TrainingData(Dataset[Sample]):
 
 
 class EvaluationData(Dataset[Sample]):
-    """One data set to be scored: transformed images, whose targets hold the two sizes only."""
+    """One data set to be scored: transformed images, whose targets hold the two sizes only.
 
-    def __init__(self, dataset: DetectionDataset, stages: Sequence[v2.Transform]) -> None:
+    with_targets: they hold what is trained on, too, as losses need it.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        stages: Sequence[v2.Transform],
+        *,
+        with_targets: bool = False,
+    ) -> None:
         self.name = dataset.name
         self.class_names = dataset.class_names
         self._dataset = dataset
         self._stages = tuple(stages)
+        self._with_targets = with_targets
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -255,6 +265,10 @@ class EvaluationData(Dataset[Sample]):
         return self._dataset.ground_truth()
 
     def __getitem__(self, index: int) -> Sample:
+        if self._with_targets:
+            sample = self._dataset[index]
+            inclusive = self._dataset.inclusive_pixels
+            return transform_sample(sample, self._stages, inclusive_pixels=inclusive)
         image = self._dataset.read_image(index)
         size = torch.tensor(image.shape[1:])
         image_id = int(self.ground_truth().image_ids[index])

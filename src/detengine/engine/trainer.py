@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from detengine.checkpoint.checkpointer import Checkpointer
 from detengine.checkpoint.history import FINAL, checkpoint_name
+from detengine.data.randomness import default_generator_of
 from detengine.distributed.comm import get_rank, reduce_dict
 from detengine.engine.model_mode import model_mode
 from detengine.engine.nonfinite import (
@@ -247,13 +248,7 @@ def seed_iteration(
     mixed, of_rank = seed, get_rank() if rank is None else rank
     for value in (iteration, of_rank):  # two steps of Knuth's 64-bit linear congruence
         mixed = (mixed * 6364136223846793005 + value + 1442695040888963407) % 2**63
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[index].manual_seed(mixed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(mixed)
-    else:
-        torch.default_generator.manual_seed(mixed)
+    default_generator_of(device).manual_seed(mixed)
 
 
 def gradients_synchronized(model: nn.Module, *, when: bool) -> AbstractContextManager[Any]:
