@@ -218,6 +218,18 @@ def total_loss(losses: Mapping[str, Tensor], image_ids: Sequence[int]) -> Tensor
 
     Raises ValueError, naming the images, for what cannot be trained on.
     """
+    raise_if_no_losses(losses, image_ids)
+    total: Any = sum(losses.values())
+    if not total.requires_grad:
+        _refuse(
+            f"{', '.join(map(repr, losses))} without a graph, which depend on no trained parameter",
+            image_ids,
+        )
+    return total  # type: ignore[no-any-return]  # sum() may be of nothing
+
+
+def raise_if_no_losses(losses: Mapping[str, Tensor], image_ids: Sequence[int]) -> None:
+    """Raise ValueError, naming the images, unless it is a dict of tensors of one number."""
     if not isinstance(losses, Mapping):
         _refuse(f"a {type(losses).__name__}", image_ids)
     if not losses:
@@ -227,13 +239,6 @@ def total_loss(losses: Mapping[str, Tensor], image_ids: Sequence[int]) -> Tensor
             _refuse(f"{name!r} as a {type(loss).__name__}", image_ids)
         if loss.numel() != 1:
             _refuse(f"{name!r} as a tensor of shape {tuple(loss.shape)}", image_ids)
-    total: Any = sum(losses.values())
-    if not total.requires_grad:
-        _refuse(
-            f"{', '.join(map(repr, losses))} without a graph, which depend on no trained parameter",
-            image_ids,
-        )
-    return total  # type: ignore[no-any-return]  # sum() may be of nothing
 
 
 def _refuse(returned: str, image_ids: Sequence[int]) -> NoReturn:

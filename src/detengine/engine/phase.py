@@ -29,6 +29,7 @@ PHASES = {
     "detengine.engine.trainer:do_train": "training",
     "detengine.engine.inference:interruptible": "data",
     "detengine.engine.inference:inference": "evaluation",
+    "detengine.engine.validation_loss:validation_loss": "the validation loss",
     "detengine.checkpoint.checkpointer:Checkpointer.save": "saving",
     "detengine.checkpoint.checkpointer:Checkpointer.save_best": "saving",
     "detengine.checkpoint.checkpointer:Checkpointer.wait": "saving",
@@ -38,11 +39,13 @@ PHASES = {
 }
 """By module and qualified name."""
 
+_SCORING = ("evaluation", "the validation loss", "scoring")
 _NOT_TOLD = {"torch", "torchvision", *sys.stdlib_module_names} - {"__main__"}
 _LOCALS = {
     "detengine.engine.trainer:do_train": ("iteration",),
     "detengine.engine.trainer:train_step": ("batches",),
     "detengine.engine.inference:compute_on_dataset": ("image_ids",),
+    "detengine.engine.validation_loss:validation_loss": ("image_ids",),
     "detengine.data.dataset:DetectionDataset.read_image": ("index", "path"),
 }
 """Where a batch, an iteration or an image stands, by the names of the locals."""
@@ -77,7 +80,7 @@ def position_of(frame: FrameType) -> Position:
 
 def _most_telling(phases: list[str]) -> str:
     """The innermost phase, in the outermost that is not training, which all the rest is in."""
-    inner, outer = phases[0], [phase for phase in phases[1:] if phase in ("evaluation", "scoring")]
+    inner, outer = phases[0], [phase for phase in phases[1:] if phase in _SCORING]
     inner = "training" if inner == "a training step" else inner
     return f"{inner}, in {outer[0]}" if outer else inner
 
