@@ -15,9 +15,10 @@ from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.options import ScoringOptions
 from detengine.evaluation.predictions_file import load_class_names, load_predictions
 from detengine.evaluation.result import EvaluationResult
+from detengine.expectations import check_expectations
 from detengine.monitor.logs import logging_to
 from detengine.output_folder import make_output_folder
-from detengine.scoring import Results, check_expectations, write_results
+from detengine.scoring import Results, write_results
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.selection import select
 

@@ -39,19 +39,13 @@ from detengine.engine.phase import position_of
 from detengine.engine.predictor import Predictor
 from detengine.engine.stopping import StopRequestedError, stop_on_request
 from detengine.engine.trainer import do_train
+from detengine.expectations import best_metric_of, check_expectations, raise_if_not_measured
 from detengine.modeling.build import build_detection_model
 from detengine.monitor.logs import logging_to, setup_logging
 from detengine.monitor.progress import track
 from detengine.monitor.sinks import JsonlSink, Sink
 from detengine.output_folder import held, make_output_folder, prepare_output_folder
-from detengine.scoring import (
-    Results,
-    best_metric_of,
-    check_expectations,
-    flat,
-    raise_if_not_measured,
-    score,
-)
+from detengine.scoring import Results, flat, score
 from detengine.solver.build import make_lr_scheduler, make_optimizer
 from detengine.solver.ema import ModelEMA
 from detengine.solver.precision import Precision

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from detengine.config.schema import Config
-from detengine.data.build import make_evaluation_loader
+from detengine.data.build import make_evaluation_loader, make_loss_loader
 from detengine.data.dataset import DetectionDataset
 from detengine.data.workers import naming_dead_workers
 from detengine.distributed.comm import (
@@ -22,25 +23,17 @@ from detengine.distributed.comm import (
 )
 from detengine.distributed.watchdog import Watchdog
 from detengine.engine.inference import inference
-from detengine.evaluation.build import (
-    PERSON_KEYPOINTS,
-    build_scoring_options,
-    gives_proposals,
-    iou_types_of,
-    tasks_of_test_set,
-)
-from detengine.evaluation.expected import (
-    ExpectedResult,
-    ExpectedResultsError,
-    missed_expectations,
-)
+from detengine.engine.tta import TestTimeAugmentation
+from detengine.engine.validation_loss import validation_loss
+from detengine.evaluation.build import build_scoring_options, gives_proposals, iou_types_of
 from detengine.evaluation.predictions_file import (
     load_predictions,
     remove_predictions,
     stored_image_ids,
 )
-from detengine.evaluation.result import EvaluationResult
+from detengine.evaluation.result import LOSS, EvaluationResult
 from detengine.monitor.progress import track
+from detengine.monitor.sinks import plain_number
 from detengine.output_folder import make_output_folder
 from detengine.report.pictures import write_pictures
 
@@ -97,10 +90,37 @@ def score(
                 dataset, load_predictions(predictions), pictures, cfg.TEST.PICTURES
             )
             logger.info("pictures, truth beside prediction: %s", paths[0])
+        if cfg.TEST.LOSS:
+            losses = measure_losses(cfg, model, dataset, device, watchdog, should_stop=should_stop)
+            result = results[dataset.name]
+            results[dataset.name] = replace(result, metrics={**result.metrics, LOSS: losses})
     if is_main_process():
         write_results(results, folder)
     synchronize()
     return results
+
+
+def measure_losses(
+    cfg: Config,
+    model: nn.Module,
+    dataset: DetectionDataset,
+    device: torch.device,
+    watchdog: Watchdog,
+    *,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, float]:
+    """The model's losses on a test set, in single views, which are logged; all ranks.
+
+    Raises StopRequestedError, as `validation_loss`.
+    """
+    detector = model.model if isinstance(model, TestTimeAugmentation) else model
+    loader = make_loss_loader(cfg, dataset, rank=get_rank(), world_size=get_world_size())
+    with naming_dead_workers(loader):
+        batches = watchdog.batches(track(loader, f"losses on {dataset.name}"))
+        losses = validation_loss(detector, batches, device, should_stop=should_stop)
+    table = EvaluationResult({LOSS: losses}, {}, len(dataset)).table()
+    logger.info("%s, %d images\n%s", dataset.name, len(dataset), table)
+    return losses
 
 
 def origin_of(cfg: Config, model: nn.Module, dataset: DetectionDataset) -> str:
@@ -132,87 +152,6 @@ def begin_predictions(folder: Path, origin: str, *, resume: bool) -> list[int]:
     return broadcast(done)
 
 
-def raise_if_not_measured(cfg: Config) -> None:
-    """Raise ValueError for expected results, or a best metric, of what will not be measured.
-
-    Before the training, not after. Keypoints that cannot be scored are said, once.
-    """
-    measured = {name: tasks_of_test_set(cfg, name) for name in cfg.DATASETS.TEST}
-    if cfg.MODEL.KEYPOINT_ON and measured and "keypoints" not in iou_types_of(cfg):
-        logger.warning(
-            "MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES is %d: the keypoints of %s will not be scored, "
-            "because COCO's tolerances are for the %d of a person; give yours as "
-            "TEST.KEYPOINT_SIGMAS. Boxes and masks will be scored.",
-            cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES,
-            ", ".join(measured),
-            PERSON_KEYPOINTS,
-        )
-    for name, tasks in measured.items():
-        for task, metric, _ in _expected_of(cfg, name):
-            _raise_if_absent(tasks, "TEST.EXPECTED_RESULTS", task, metric)
-    if measured and cfg.SOLVER.BEST_METRIC is not None:
-        task, slash, metric = cfg.SOLVER.BEST_METRIC.partition("/")
-        if not slash:
-            raise ValueError(
-                f"SOLVER.BEST_METRIC is {cfg.SOLVER.BEST_METRIC!r}; expected task/metric, such "
-                "as bbox/AP"
-            )
-        tasks = measured[cfg.DATASETS.TEST[0]]
-        _raise_if_absent(tasks, "SOLVER.BEST_METRIC", task, metric)
-
-
-def _expected_of(cfg: Config, test_set: str) -> list[ExpectedResult]:
-    """The expected results of one test set, their tasks without its name."""
-    found = []
-    for task, metric, value in cfg.TEST.EXPECTED_RESULTS:
-        name, slash, own_task = task.rpartition("/")
-        if slash and name not in cfg.DATASETS.TEST:
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS expects {metric!r} of {task!r}, but {name!r} is none of "
-                f"DATASETS.TEST: {', '.join(cfg.DATASETS.TEST)}"
-            )
-        if not slash or name == test_set:
-            found.append((own_task, metric, value))
-    return found
-
-
-def _raise_if_absent(
-    measured: Mapping[str, Sequence[str]], key: str, task: str, metric: str
-) -> None:
-    if metric not in measured.get(task, ()):
-        known = measured.get(task, measured)
-        raise ValueError(
-            f"{key} expects {metric!r} of {task!r}, but this model is scored "
-            f"by the {'metrics' if task in measured else 'tasks'} {', '.join(known)}; "
-            "correct it, or switch on what it is about (MODEL.MASK_ON, MODEL.KEYPOINT_ON)"
-        )
-
-
-def best_metric_of(cfg: Config) -> str | None:
-    """The full name of SOLVER.BEST_METRIC, which is of the first of DATASETS.TEST."""
-    if cfg.SOLVER.BEST_METRIC is None or not cfg.DATASETS.TEST:
-        return None
-    return f"val/{cfg.DATASETS.TEST[0]}/{cfg.SOLVER.BEST_METRIC}"
-
-
-def check_expectations(cfg: Config, results: Results) -> None:
-    """Hold the final results against TEST.EXPECTED_RESULTS, when all of them are written.
-
-    Not on the way: early in a training nothing is as expected. Raises ExpectedResultsError, with
-    what was missed on any test set.
-    """
-    missed, checked = [], 0
-    for test_set, result in results.items():
-        expected = _expected_of(cfg, test_set)
-        failures = missed_expectations(result, expected, cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL)
-        checked += len(expected)
-        missed += [f"{test_set}: {failure}" for failure in failures]
-    if missed:
-        raise ExpectedResultsError(
-            f"{len(missed)} of {checked} expected results were missed:\n" + "\n".join(missed)
-        )
-
-
 def flat(results: Results) -> dict[str, float]:
     """All results under their metric names, `val/<test set>/bbox/AP50`."""
     return {
@@ -223,6 +162,12 @@ def flat(results: Results) -> dict[str, float]:
 
 
 def write_results(results: Results, folder: Path) -> None:
-    """`results.json`: {test set: {"bbox": {"AP": fraction, ...}}}."""
-    plain = {test_set: result.to_json() for test_set, result in results.items()}
+    """`results.json`: {test set: {"bbox": {"AP": fraction, ...}}}; "nan" as in `metrics.jsonl`."""
+    plain = {
+        test_set: {
+            task: {name: plain_number(value) for name, value in metrics.items()}
+            for task, metrics in result.to_json().items()
+        }
+        for test_set, result in results.items()
+    }
     (folder / "results.json").write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")

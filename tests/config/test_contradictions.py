@@ -43,6 +43,10 @@ TWO_SCALES = (0.25, 0.125)
             ["TEST.BBOX_AUG", {"ENABLED": True, "SCALES": (400, 900), "MAX_SIZE": 800}],
             "TEST.BBOX_AUG.SCALES is (400, 900) and TEST.BBOX_AUG.MAX_SIZE is 800; expected shor",
         ),
+        (
+            ["SOLVER.BEST_METRIC", "loss/loss", "SOLVER.TEST_PERIOD", 5, "DATASETS.TEST", ["a"]],
+            "SOLVER.BEST_METRIC is 'loss/loss' and TEST.LOSS is False; expected TEST.LOSS True, wh",
+        ),
         (["DATASETS.CLASSES", ["cell", "cell"]], "DATASETS.CLASSES has 'cell' twice; expected"),
         (
             ["DATASETS.DEFINE.a", {"FORMAT": "voc", "ROOT": "", "SPLIT": "", "CLASSES": "[x, x]"}],

@@ -64,3 +64,19 @@ def test_the_names_for_sinks_carry_the_set_and_the_iou_type():
 
 def test_the_entry_in_results_json_is_the_metrics_under_either_name():
     assert RESULT.to_json() == RESULT.results == RESULT.metrics
+
+
+def test_losses_are_no_percentages_and_have_a_table_of_their_own():
+    metrics = {"bbox": {"AP": 0.5}, "loss": {"loss": 1.23456, "loss_mask": float("nan")}}
+    result = EvaluationResult(metrics, {"bbox": {"cell": 0.5}}, 1)
+    assert result.table().splitlines() == [
+        "        AP",
+        "bbox  50.0",
+        "",
+        "        loss  loss_mask",
+        "loss  1.2346        nan",
+    ]
+    assert EvaluationResult({"loss": {"loss": 2.0}}, {}, 1).table().splitlines() == [
+        "        loss",
+        "loss  2.0000",
+    ]

@@ -98,6 +98,10 @@ def _in_solver(cfg: "Config") -> Iterator[Contradiction]:
             "DATASETS.TEST",
             expected="a test set that is scored on the way; set both, or BEST_METRIC None",
         )
+    if (solver.BEST_METRIC or "").startswith("loss/") and not cfg.TEST.LOSS:
+        yield _contradiction(
+            cfg, "SOLVER.BEST_METRIC", "TEST.LOSS", expected="TEST.LOSS True, which measures it"
+        )
 
 
 def _in_family(cfg: "Config") -> Iterator[Contradiction]:

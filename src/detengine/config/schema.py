@@ -289,6 +289,9 @@ class Evaluation(Section):
     test set; for one of several the task is <test set>/bbox."""
     EXPECTED_RESULTS_SIGMA_TOL: Annotated[Positive, Unit("standard deviations")] = 4.0
     """How many standard deviations from its mean a metric may be."""
+    LOSS: Switch = False
+    """Also measure the losses on DATASETS.TEST (val/<test set>/loss/...), which costs a second pass
+    over it. Layers are as in evaluation; an image's loss depends on the others of its batch."""
     PICTURES: Annotated[Count, Unit("images")] = 8
     """Pictures of truth and prediction written for each test set."""
     BBOX_AUG: BoxAugmentation = BoxAugmentation()

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 Metrics = dict[str, dict[str, float]]
 
+LOSS = "loss"
+"""The task that losses stand under among the metrics; there lower is better."""
 _NOTHING_TO_SCORE = -1.0
 _TABLE_WIDTH = 100
 
@@ -24,7 +26,8 @@ class EvaluationResult:
     """The scores of one data set, as fractions; -1, as in COCO, where there is nothing to score.
 
     - metrics: the task (the iou types "bbox", "segm" and "keypoints" for COCO's), then the name
-      (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl).
+      (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl). Where losses were measured,
+      under LOSS the model's own names, and "loss" for their sum: those are no fractions.
     - per_class: the task, then the class's name; its AP.
     - num_images: how many images were scored.
     - reasons: the task; why its main metric is 0 or -1, where it is.
@@ -53,15 +56,19 @@ class EvaluationResult:
         return {iou_type: dict(metrics) for iou_type, metrics in self.metrics.items()}
 
     def table(self) -> str:
-        """All numbers in percent, aligned: a row for each task, each class's AP, the reasons."""
+        """All scores in percent, aligned: a row for each task, losses, each class's AP, reasons."""
         blocks = []
-        for names in dict.fromkeys(tuple(metrics) for metrics in self.metrics.values()):
+        scores = {task: metrics for task, metrics in self.metrics.items() if task != LOSS}
+        for names in dict.fromkeys(tuple(metrics) for metrics in scores.values()):
             rows = [
                 [iou_type, *map(_percent, metrics.values())]
-                for iou_type, metrics in self.metrics.items()
+                for iou_type, metrics in scores.items()
                 if tuple(metrics) == names
             ]
             blocks.append(_aligned([["", *names], *rows]))
+        if losses := self.metrics.get(LOSS):
+            values = [f"{value:.4f}" for value in losses.values()]
+            blocks.append(_aligned([["", *losses], [LOSS, *values]]))
         tables: dict[tuple[str, ...], list[str]] = {}
         for task, per_class in self.per_class.items():
             tables.setdefault(tuple(per_class), []).append(task)

@@ -34,14 +34,15 @@ class JsonlSink:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        plain = {name: _plain(float(value)) for name, value in metrics.items()}
+        plain = {name: plain_number(float(value)) for name, value in metrics.items()}
         self._file.write(json.dumps({"iteration": iteration, **plain}) + "\n")
 
     def close(self) -> None:
         self._file.close()
 
 
-def _plain(value: float) -> float | str:
+def plain_number(value: float) -> float | str:
+    """A number as JSON can hold it: "nan", "inf" and "-inf" as text."""
     return value if math.isfinite(value) else str(value)
 
 
