@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from detengine.config.schema import Config
+from detengine.engine.periodic_scoring import BestMetric
 from detengine.evaluation.build import PERSON_KEYPOINTS, iou_types_of, tasks_of_test_set
 from detengine.evaluation.expected import (
     ExpectedResult,
@@ -73,11 +74,16 @@ def _raise_if_absent(
         )
 
 
-def best_metric_of(cfg: Config) -> str | None:
-    """The full name of SOLVER.BEST_METRIC, which is of the first of DATASETS.TEST."""
-    if cfg.SOLVER.BEST_METRIC is None or not cfg.DATASETS.TEST:
+def best_metric_of(cfg: Config) -> BestMetric | None:
+    """SOLVER.BEST_METRIC, which is of the first of DATASETS.TEST, with its full name."""
+    metric = cfg.SOLVER.BEST_METRIC
+    if metric is None or not cfg.DATASETS.TEST:
         return None
-    return f"val/{cfg.DATASETS.TEST[0]}/{cfg.SOLVER.BEST_METRIC}"
+    return BestMetric(
+        f"val/{cfg.DATASETS.TEST[0]}/{metric}",
+        lower_is_better=metric.startswith(f"{LOSS}/"),
+        patience=cfg.SOLVER.EARLY_STOPPING,
+    )
 
 
 def check_expectations(cfg: Config, results: Mapping[str, EvaluationResult]) -> None:

@@ -35,6 +35,7 @@ from detengine.distributed.watchdog import Watchdog, watched
 from detengine.engine.build import build_test_time_augmentation, keypoint_flip_of
 from detengine.engine.determinism import deterministic
 from detengine.engine.nonfinite import NonFinitePolicy
+from detengine.engine.periodic_scoring import has_ended_early
 from detengine.engine.phase import position_of
 from detengine.engine.predictor import Predictor
 from detengine.engine.stopping import StopRequestedError, stop_on_request
@@ -59,7 +60,7 @@ class RunResult:
     """A trained model with what it scored.
 
     results: by test set; empty where nothing was scored. finished: False if the run was stopped on
-    request, and can be resumed.
+    request, and can be resumed; one that ended early (SOLVER.EARLY_STOPPING) is finished.
     """
 
     model: nn.Module
@@ -108,7 +109,7 @@ def _train(
     arguments = start_or_resume(
         cfg, parts.checkpointer, folder, parts.datasets, ema=parts.ema, resume=resume
     )
-    start_iter = arguments["iteration"]
+    start_iter, best_metric = arguments["iteration"], best_metric_of(cfg)
     if is_main_process():
         write_text(folder / "config.yaml", to_yaml(cfg))
     loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=parts.datasets)
@@ -152,14 +153,15 @@ def _train(
             if parts.test_sets
             else None,
             eval_period=cfg.SOLVER.TEST_PERIOD,
-            best_metric=best_metric_of(cfg),
+            best_metric=best_metric,
             should_stop=should_stop,
             on_nonfinite=NonFinitePolicy(cfg.SOLVER.ON_NONFINITE, cfg.SOLVER.SKIP_LIMIT),
         )
-    finished, results = arguments["iteration"] == cfg.SOLVER.MAX_ITER, {}
+    iteration, max_iter, results = arguments["iteration"], cfg.SOLVER.MAX_ITER, {}
+    finished = iteration == max_iter or has_ended_early(arguments, best_metric)
     if finished and parts.test_sets:
         try:
-            results = scores_after(cfg.SOLVER.MAX_ITER)
+            results = scores_after(iteration)
         except StopRequestedError:
             finished = False
     check_expectations(cfg, results)

@@ -9,7 +9,9 @@ from detengine.checkpoint.checkpointer import DetectronCheckpointer
 from detengine.config.schema import Config
 from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import broadcast
+from detengine.engine.periodic_scoring import has_ended_early
 from detengine.monitor.sinks import last_iteration_with
+from detengine.scoring import best_metric_of
 from detengine.solver.ema import ModelEMA
 
 logger = logging.getLogger("detengine.run")
@@ -33,7 +35,7 @@ def start_or_resume(
     """
     if resume and checkpointer.has_checkpoint():
         arguments = checkpointer.resume()
-        _say_how_far(arguments["iteration"], cfg.SOLVER.MAX_ITER, folder)
+        _say_how_far(cfg, arguments, folder)
         _raise_if_data_changed(arguments["data"], _identity_of(datasets), folder)
         until = arguments["iteration"]
         arguments["scored"] = broadcast(last_iteration_with("val/", folder / METRICS, until=until))
@@ -47,7 +49,8 @@ def start_or_resume(
     return {"iteration": 0, "seed": cfg.SEED, "data": _identity_of(datasets)}
 
 
-def _say_how_far(iteration: int, max_iter: int, folder: Path) -> None:
+def _say_how_far(cfg: Config, arguments: dict[str, Any], folder: Path) -> None:
+    iteration, max_iter = arguments["iteration"], cfg.SOLVER.MAX_ITER
     if iteration > max_iter:
         raise ValueError(
             f"the run in {folder} has done {iteration} iterations, but SOLVER.MAX_ITER is "
@@ -59,6 +62,17 @@ def _say_how_far(iteration: int, max_iter: int, folder: Path) -> None:
             "with it",
             folder,
             max_iter,
+        )
+    elif has_ended_early(arguments, best_metric_of(cfg)):
+        logger.info(
+            "the run in %s has ended early, after %d of %d iterations, because %s had not become "
+            "better over %d evaluations. Raise SOLVER.EARLY_STOPPING, or set it to None, to go on "
+            "with it",
+            folder,
+            iteration,
+            max_iter,
+            cfg.SOLVER.BEST_METRIC,
+            arguments["without_better"]["evaluations"],
         )
     else:
         logger.info("%d of %d iterations are done", iteration, max_iter)

@@ -47,6 +47,11 @@ TWO_SCALES = (0.25, 0.125)
             ["SOLVER.BEST_METRIC", "loss/loss", "SOLVER.TEST_PERIOD", 5, "DATASETS.TEST", ["a"]],
             "SOLVER.BEST_METRIC is 'loss/loss' and TEST.LOSS is False; expected TEST.LOSS True, wh",
         ),
+        (
+            ["SOLVER.EARLY_STOPPING", 3, "SOLVER.TEST_PERIOD", 5],
+            "SOLVER.EARLY_STOPPING is 3 and SOLVER.BEST_METRIC is None and SOLVER.TEST_PERIOD is 5;"
+            " expected a metric that is measured on the way; set both, or EARLY_STOPPING None",
+        ),
         (["DATASETS.CLASSES", ["cell", "cell"]], "DATASETS.CLASSES has 'cell' twice; expected"),
         (
             ["DATASETS.DEFINE.a", {"FORMAT": "voc", "ROOT": "", "SPLIT": "", "CLASSES": "[x, x]"}],

@@ -45,6 +45,7 @@ def test_the_same_configuration_goes_on_without_a_word() -> None:
         ("SOLVER.TEST_PERIOD", "7"),
         ("SOLVER.KEEP_CHECKPOINTS", "2"),
         ("SOLVER.TIME_LIMIT", "60"),
+        ("TEST.LOSS", "True"),
         ("TEST.PICTURES", "0"),
         ("TEST.BBOX_AUG.ENABLED", "True"),
     ],
@@ -52,6 +53,16 @@ def test_the_same_configuration_goes_on_without_a_word() -> None:
 def test_what_teaches_nothing_may_change_and_is_said(key: str, value: str) -> None:
     [line] = compare(key, value)
     assert line.startswith(f"{key} was ")
+
+
+def test_the_patience_of_a_run_may_change_and_end() -> None:
+    scored = ("SOLVER.TEST_PERIOD", "5", "SOLVER.BEST_METRIC", "bbox/AP")
+    before, now = (
+        to_yaml(load_config(None, [*RUN, *scored, "SOLVER.EARLY_STOPPING", patience]))
+        for patience in ("3", "None")
+    )
+    [line] = raise_if_another_run(before, now, "run/x.pth")
+    assert line == "SOLVER.EARLY_STOPPING was 3, and is None from here on"
 
 
 def test_a_moved_output_folder_is_not_worth_a_word() -> None:

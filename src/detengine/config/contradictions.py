@@ -98,6 +98,14 @@ def _in_solver(cfg: "Config") -> Iterator[Contradiction]:
             "DATASETS.TEST",
             expected="a test set that is scored on the way; set both, or BEST_METRIC None",
         )
+    if solver.EARLY_STOPPING is not None and not (solver.BEST_METRIC and solver.TEST_PERIOD):
+        yield _contradiction(
+            cfg,
+            "SOLVER.EARLY_STOPPING",
+            "SOLVER.BEST_METRIC",
+            "SOLVER.TEST_PERIOD",
+            expected="a metric that is measured on the way; set both, or EARLY_STOPPING None",
+        )
     if (solver.BEST_METRIC or "").startswith("loss/") and not cfg.TEST.LOSS:
         yield _contradiction(
             cfg, "SOLVER.BEST_METRIC", "TEST.LOSS", expected="TEST.LOSS True, which measures it"

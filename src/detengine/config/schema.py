@@ -229,7 +229,11 @@ class Solver(Section):
     """How many of those are kept, the newest; model_final and model_best stay. None: all."""
     BEST_METRIC: Maybe[str] = None
     """task/metric, such as bbox/AP, of the first of DATASETS.TEST: whenever TEST_PERIOD's scores
-    raise it, the run is saved as model_best too. None: no such file."""
+    raise it, the run is saved as model_best too; or, such as loss/loss with TEST.LOSS, lower it.
+    None: no such file."""
+    EARLY_STOPPING: Maybe[Annotated[Size, Unit("evaluations")]] = None
+    """The run ends, with its model_final, when so many of TEST_PERIOD's evaluations in a row have
+    not made BEST_METRIC better. None: it goes on to MAX_ITER."""
     TIME_LIMIT: Maybe[Annotated[Positive, Unit("minutes")]] = None
     """After so many minutes the run saves and stops, to be resumed; None: it has no limit."""
     TEST_PERIOD: Annotated[Count, ITERATIONS] = 0

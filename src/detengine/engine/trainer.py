@@ -28,7 +28,7 @@ from detengine.engine.nonfinite import (
     nonfinite_on_any_rank,
     total_loss,
 )
-from detengine.engine.periodic_scoring import PeriodicScoring
+from detengine.engine.periodic_scoring import BestMetric, PeriodicScoring
 from detengine.engine.stopping import StopAgreement
 from detengine.monitor.metric_logger import MetricLogger
 from detengine.monitor.sinks import Sink
@@ -76,7 +76,7 @@ def do_train(
     sinks: Sequence[Sink] = (),
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     eval_period: int = 0,
-    best_metric: str | None = None,
+    best_metric: BestMetric | str | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_nonfinite: OnNonFinite | NonFinitePolicy = "stop",
 ) -> None:
@@ -86,7 +86,7 @@ def do_train(
     checkpoint_period: iterations from one `model_0002500` to the next; `model_final` ends the run.
     accumulate: batches to one optimizer step. clip_norm: the largest total norm of the gradients.
     seed: makes iteration i's randomness a function of (seed, i, rank); None leaves it alone.
-    evaluate: flat metrics, at the end and every eval_period; model_best has the best best_metric.
+    evaluate: flat metrics, every eval_period and at the end. best_metric: see PeriodicScoring.
     should_stop: asked after each iteration; True on any rank saves and returns, on all of them.
     Raises NonFiniteError, at the latest one log period after a step that was not finite, with the
     weights before it; OSError, at the next step, if a checkpoint was not written in the background.
@@ -100,7 +100,7 @@ def do_train(
     start_iter, max_iter = arguments["iteration"], number_of_iterations(data_loader, accumulate)
     scoring = PeriodicScoring(evaluate, eval_period, sinks, best_metric, checkpointer)
     start_time = time.perf_counter()
-    if scoring.is_owed(arguments, max_iter) and not scoring.run(arguments):
+    if not scoring.catch_up(arguments, max_iter):
         return
     end = time.perf_counter()
     with model_mode(model, training=True):
@@ -127,9 +127,9 @@ def do_train(
                 save_checkpoint(checkpointer, FINAL, arguments, meters)
             if scoring.is_due(iteration, max_iter) and not stop:
                 guard.check()
-                stop = not scoring.run(arguments)
+                stop = not scoring.run(arguments, max_iter)
                 if stop and not last:
-                    save_checkpoint(checkpointer, checkpoint_name(iteration), arguments, meters)
+                    save_checkpoint(checkpointer, scoring.stop_name(arguments), arguments, meters)
             if stop:
                 break
             end = time.perf_counter()
