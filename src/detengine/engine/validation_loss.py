@@ -43,7 +43,7 @@ def validation_loss(
     A batch's losses are a function of the weights and the batch alone: layers are as in evaluation
     (`loss_mode`), what the model draws is seeded by the images' ids, and what it writes to its
     buffers is put back. Modes, buffers and generators are then as before, gradients are not
-    computed, and nothing is read from the device before the end.
+    computed, and nothing is read from the device before the end. In float32, as scores are.
     should_stop: as in `inference`. Raises ValueError, naming the images, for what are no losses;
     StopRequestedError.
     """
