@@ -14,6 +14,7 @@ FLOORS = {
         "start",
         "scoring",
         "rescoring",
+        "expectations",
         "output_folder",
         "replaying",
         "cli",

@@ -10,8 +10,8 @@ from detengine.config.schema import Config
 from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import broadcast
 from detengine.engine.periodic_scoring import has_ended_early
+from detengine.expectations import best_metric_of
 from detengine.monitor.sinks import last_iteration_with
-from detengine.scoring import best_metric_of
 from detengine.solver.ema import ModelEMA
 
 logger = logging.getLogger("detengine.run")
