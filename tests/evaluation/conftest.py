@@ -27,19 +27,27 @@ class Case:
     class_names: tuple[str, ...]
     predictions: dict[int, Prediction]
 
-    def reference(self, iou_type):
-        """COCOeval's twelve numbers over the model's classes by name, and each class's AP."""
+    def evaluated(self, iou_type, results=None, **params):
+        """COCOeval after accumulate(). params: what to set in its Params, such as iouThrs."""
         ids = self.ground_truth.categories.ids_of_labels(self.class_names)
         truth = COCO()
-        truth.dataset = _coco_dataset(self.ground_truth)
+        truth.dataset = coco_dataset(self.ground_truth)
         with contextlib.redirect_stdout(io.StringIO()):
             truth.createIndex()
-            results = self._coco_results(iou_type)
+            results = self.coco_results(iou_type) if results is None else results
             detections = truth.loadRes(results) if results else COCO()
             evaluation = COCOeval(truth, detections, iou_type)
             evaluation.params.catIds = sorted(each for each in ids if each is not None)
+            for name, value in params.items():
+                setattr(evaluation.params, name, value)
             evaluation.evaluate()
             evaluation.accumulate()
+        return evaluation
+
+    def reference(self, iou_type, results=None):
+        """COCOeval's twelve numbers over the model's classes by name, and each class's AP."""
+        evaluation = self.evaluated(iou_type, results)
+        with contextlib.redirect_stdout(io.StringIO()):
             evaluation.summarize()
         precision = evaluation.eval["precision"]
         if iou_type == "keypoints":
@@ -54,7 +62,7 @@ class Case:
             per_class[name_of_id[category_id]] = np.mean(of_class) if of_class.size else -1
         return dict(zip(NAMES, evaluation.stats.tolist(), strict=True)), per_class
 
-    def _coco_results(self, iou_type):
+    def coco_results(self, iou_type):
         ids = self.ground_truth.categories.ids_of_labels(self.class_names)
         results = []
         for image_id, prediction in self.predictions.items():
@@ -72,7 +80,7 @@ class Case:
         return results
 
 
-def _coco_dataset(truth):
+def coco_dataset(truth):
     annotations = []
     for index, image_id in enumerate(truth.image_ids.tolist()):
         rows = truth.annotations_of(index)

@@ -56,6 +56,8 @@ class CocoResults:
 
     def iou_types(self) -> tuple[str, ...]:
         """What all entries have; ("bbox",) if there are none."""
+        if not self._entries:
+            return ("bbox",)
         found = tuple(
             iou_type
             for iou_type, part in PART_OF_IOU_TYPE.items()
