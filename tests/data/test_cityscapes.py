@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import hotcoco.mask
 import numpy as np
 import pycocotools.mask
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from detengine.config.load import load_config
 from detengine.data.build import build_datasets
 from detengine.data.cityscapes import load_cityscapes
-from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.ground_truth import VOID, GroundTruth
 
 HEIGHT, WIDTH = 20, 30
 SQUARE = [[2, 3], [9, 3], [9, 8], [2, 8]]
@@ -94,6 +95,54 @@ def test_masks_are_pycocotools_to_the_byte(make_tree: MakeTree) -> None:
             *(x.min(), y.min()),
             *(x.max() - x.min() + 1, y.max() - y.min() + 1),
         ]
+
+
+def regions_of(truth: GroundTruth, index: int) -> dict[int, Any]:
+    """The pixels of each ignored region, by category id."""
+    assert truth.ignored_regions is not None
+    return {
+        category_id: hotcoco.mask.decode({"size": [HEIGHT, WIDTH], "counts": rle}).astype(bool)
+        for category_id, rle in truth.ignored_regions.of_image(index)
+    }
+
+
+def test_void_and_groups_are_ignored_regions_and_a_caravan_is_none(make_tree: MakeTree) -> None:
+    ids = [0, 4, 7, 9, 17, 18, 24, 26, 29, 30, 33, 26000, 29000, 33001]
+    pixels = np.random.default_rng(0).choice(ids, size=(HEIGHT, WIDTH))
+    pixels[0, 0], pixels[-1, -1] = 0, 26  # runs that begin and end with the image
+    root = make_tree({"a/a_1": ([], nothing()), "a/a_2": ([], pixels)})
+    truth = load(root, "mask")
+    assert regions_of(truth, 0) == {}
+    regions = regions_of(truth, 1)
+    assert sorted(regions) == [VOID, 1, 3, 10]
+    np.testing.assert_array_equal(regions[VOID], np.isin(pixels, [0, 4, 9, 18, 29, 30]))
+    for category_id, label in ((1, 24), (3, 26), (10, 33)):
+        np.testing.assert_array_equal(regions[category_id], pixels == label)
+    assert len(truth.annotation_ids) == 3
+
+
+def test_polygons_are_painted_one_over_the_other(make_tree: MakeTree) -> None:
+    everywhere = [[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]]
+    left = [[0, 0], [9, 0], [9, HEIGHT], [0, HEIGHT]]
+    objects = [
+        {"label": "out of roi", "polygon": everywhere},
+        {"label": "cargroup", "polygon": left},
+        {"label": "road", "polygon": [[0, 0], [4, 0], [4, 4], [0, 4]]},
+        {"label": "license plate", "polygon": [[5, 0], [9, 0], [9, 4], [5, 4]]},
+        {"label": "car", "polygon": [[20, 0], [29, 0], [29, 4], [20, 4]]},
+        {"label": "sky", "polygon": everywhere, "deleted": 1},
+        {"label": "caravangroup", "polygon": [[0, 15], [4, 15], [4, 19], [0, 19]]},
+    ]
+    truth = load(make_tree({"a/a_1": (objects, nothing()), "a/a_2": ([], nothing())}), "poly")
+    group, void = np.zeros((2, HEIGHT, WIDTH), bool)
+    group[:, :10], void[:, 10:] = True, True
+    group[:5, :5] = void[:5, 20:] = group[15:, :5] = False
+    void[15:, :5] = True
+    regions = regions_of(truth, 0)
+    assert sorted(regions) == [VOID, 3]
+    np.testing.assert_array_equal(regions[3], group)
+    np.testing.assert_array_equal(regions[VOID], void)
+    assert regions_of(truth, 1)[VOID].all()
 
 
 def test_an_image_without_objects_is_an_image(make_tree: MakeTree) -> None:

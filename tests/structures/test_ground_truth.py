@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import (
+    VOID,
     FederatedLabels,
     GroundTruth,
+    IgnoredRegions,
     PackedBytes,
     PackedIntegers,
 )
@@ -77,9 +79,15 @@ def test_the_digest_is_the_same_for_the_same_data_and_another_for_any_change() -
         replace(truth, categories=Categories(("b",), (3,))),
         replace(truth, image_ids=truth.image_ids.flip(0)),
         replace(truth, masks=PackedBytes.from_list([b"", b"x", b""])),
+        *(
+            replace(truth, ignored_regions=IgnoredRegions.from_lists(regions))
+            for regions in ([[], [], []], [[(3, b"x")], [], []], [[], [(3, b"x")], []])
+        ),
+        replace(truth, ignored_regions=IgnoredRegions.from_lists([[(VOID, b"x")], [], []])),
+        replace(truth, ignored_regions=IgnoredRegions.from_lists([[(3, b"y")], [], []])),
     ]
     assert same.digest() == truth.digest()
-    assert len({each.digest() for each in [truth, *others]}) == 6
+    assert len({each.digest() for each in [truth, *others]}) == 11
 
 
 def _federated(
@@ -113,3 +121,20 @@ def test_the_digest_covers_the_federated_labels_and_is_as_ever_without() -> None
     )
     fixed = replace(truth, boxes_xywh=torch.ones(3, 4).double(), areas=torch.ones(3).double())
     assert fixed.digest() == "a0325825e1d69b7c89749f9f309161a02c570a3310c71d08e14a6f9f3037d846"
+
+
+def test_the_digest_is_that_of_before_where_there_are_no_ignored_regions() -> None:
+    truth = replace(
+        _truth(),
+        boxes_xywh=torch.arange(12, dtype=torch.float64).view(3, 4),
+        areas=torch.arange(3, dtype=torch.float64),
+    )
+    assert truth.digest() == "a3d02956961424e32d23e8c2bdeb37b216710f7db22d340ebf2a848de5f78939"
+
+
+def test_ignored_regions_are_found_by_image() -> None:
+    regions = [[(3, b"ab"), (VOID, b"c")], [], [(VOID, b"def")]]
+    packed = IgnoredRegions.from_lists(regions)
+    assert [packed.of_image(index) for index in range(3)] == regions
+    assert packed.category_ids.dtype == torch.int64
+    assert IgnoredRegions.from_lists([[], []]).of_image(1) == []

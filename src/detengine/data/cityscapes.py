@@ -2,45 +2,41 @@
 
 Format: https://github.com/mcordts/cityscapesScripts. What is found, in which order, and with which
 classes and boxes is the predecessor's (data/datasets/cityscapes.py): a box reaches from the first
-to the last pixel of its object; groups such as "cargroup" are no objects.
+to the last pixel of its object; groups such as "cargroup" are no objects. Groups and void are the
+ignored regions that the benchmark's evaluation knows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from detengine.data.annotations import FoundImages, FoundObject, pack_annotations
+from detengine.data.cityscapes_labels import (
+    CATEGORY_ID,
+    CLASS_OF_ID,
+    CODE_OF_PIXEL,
+    FIRST_INSTANCE,
+    NOT_DRAWN,
+    VOID_CODE,
+    code_of_label,
+)
 from detengine.data.images import read_size
 from detengine.data.segmentation import encode_segmentation, is_numbers
 from detengine.structures.categories import Categories
-from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.ground_truth import VOID, GroundTruth, IgnoredRegions
 from detengine.structures.rle import decode_counts, encode_counts
 
-CLASS_OF_ID = {
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    29: "caravan",
-    30: "trailer",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
-}
-"""The labels with instances, by Cityscapes' id (cityscapesscripts/helpers/labels.py). The benchmark
-scores all but caravan and trailer; the predecessor trains on them, too."""
-
-_CATEGORY_ID = {name: position for position, name in enumerate(CLASS_OF_ID.values(), start=1)}
-
 _IMAGE = "_leftImg8bit.png"
-_FIRST_INSTANCE = 1000
-"""A pixel of an object is 1000 * label id + the object's number; below are groups and stuff."""
+
+Regions = list[tuple[int, bytes]]
+"""An image's ignored regions, each a category id, or VOID, and an RLE."""
 
 
 def load_cityscapes(
@@ -58,6 +54,10 @@ def load_cityscapes(
     evenly spaced. Image ids are 1, 2, ... in the order of the paths, annotation ids likewise over
     all images, category ids 1 to 10. An image without objects is an image. File names start with
     the city's folder, below images/<split>.
+    Ignored regions, void and groups, have the pixels that the benchmark gives them: those of
+    *_instanceIds.png, or with "poly" of the polygons painted one over the other as that file is
+    made, without reading it. The benchmark's own numbers need "mask": only there objects are what
+    is seen of them, while polygons go on behind one another.
     Raises FileNotFoundError for a folder without images or an image without annotation, and
     ValueError, naming the file, for an annotation that is damaged or has an impossible object.
     """
@@ -69,18 +69,24 @@ def load_cityscapes(
     read = _read_polygons if mode == "poly" else _read_masks
     objects: list[FoundObject] = []
     sizes: list[tuple[int, int]] = []
+    regions: list[Regions] = []
     for index, (path, page) in enumerate(zip(paths, pages, strict=True)):
         sizes.append(read_size(path))
-        for found in read(page, sizes[-1]):
-            objects.append(_packed(index, len(objects) + 1, found))
-    return pack_annotations(
+        found_objects, found_regions = read(page, sizes[-1])
+        objects += (
+            _packed(index, number, found)
+            for number, found in enumerate(found_objects, start=len(objects) + 1)
+        )
+        regions.append(found_regions)
+    truth = pack_annotations(
         annotations / split,
-        Categories(tuple(_CATEGORY_ID), tuple(_CATEGORY_ID.values())),
+        Categories(tuple(CATEGORY_ID), tuple(CATEGORY_ID.values())),
         FoundImages(
             range(1, len(paths) + 1), [path.relative_to(folder).as_posix() for path in paths], sizes
         ),
         objects,
     )
+    return replace(truth, ignored_regions=IgnoredRegions.from_lists(regions))
 
 
 class _Found(NamedTuple):
@@ -98,7 +104,7 @@ def _packed(image: int, annotation_id: int, found: _Found) -> FoundObject:
     return FoundObject(
         image=image,
         annotation_id=annotation_id,
-        category_id=_CATEGORY_ID[found.class_name],
+        category_id=CATEGORY_ID[found.class_name],
         box_xywh=(x1, y1, width, height),
         area=area,
         mask=found.mask,
@@ -135,12 +141,11 @@ def _find_annotations(folder: Path, images: Sequence[Path], mode: str) -> list[P
     return [found[key] for key in keys]
 
 
-def _read_polygons(path: Path, size: tuple[int, int]) -> Iterator[_Found]:
+def _read_polygons(path: Path, size: tuple[int, int]) -> tuple[list[_Found], Regions]:
     try:
         entries = orjson.loads(path.read_bytes())["objects"]
-        for entry in entries:
-            if entry["label"] in _CATEGORY_ID:
-                yield _read_polygon(entry, size)
+        found = [_read_polygon(each, size) for each in entries if each["label"] in CATEGORY_ID]
+        return found, _regions_of(_paint_codes(entries, size))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no Cityscapes annotation: {type(error).__name__}: {error}; expected "
@@ -160,8 +165,23 @@ def _read_polygon(entry: Mapping[str, Any], size: tuple[int, int]) -> _Found:
     return _Found(entry["label"], corners, mask)
 
 
-def _read_masks(path: Path, size: tuple[int, int]) -> Iterator[_Found]:
-    """The objects in the order of their ids: by class, then by number."""
+def _paint_codes(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Each pixel's code, column by column. What no polygon covers is unlabeled, hence void.
+
+    Later polygons lie over earlier ones (cityscapesscripts/preparation/json2instanceImg.py).
+    """
+    height, width = size
+    image = Image.new("L", (width, height), VOID_CODE)
+    drawing = ImageDraw.Draw(image)
+    for entry in entries:
+        points = entry["polygon"]
+        is_drawn = len(points) > 1 and not entry.get("deleted") and entry["label"] != NOT_DRAWN
+        if is_drawn:
+            drawing.polygon(list(chain.from_iterable(points)), fill=code_of_label(entry["label"]))
+    return np.asarray(image).T.ravel()
+
+
+def _read_masks(path: Path, size: tuple[int, int]) -> tuple[list[_Found], Regions]:
     with Image.open(path) as image:
         pixels = np.asarray(image)
     if pixels.shape != size:
@@ -170,18 +190,46 @@ def _read_masks(path: Path, size: tuple[int, int]) -> Iterator[_Found]:
             f"{list(size)}. Were the images resized?"
         )
     by_column = pixels.T.ravel()
-    positions = np.flatnonzero(by_column >= _FIRST_INSTANCE)
+    codes = CODE_OF_PIXEL.take(by_column, mode="clip")
+    return list(_split_objects(path, by_column, size)), _regions_of(codes)
+
+
+def _split_objects(path: Path, by_column: NDArray[Any], size: tuple[int, int]) -> Iterator[_Found]:
+    """The objects in the order of their ids: by class, then by number."""
+    positions = np.flatnonzero(by_column >= FIRST_INSTANCE)
     order = np.argsort(by_column[positions], kind="stable")
     positions = positions[order]
     ids, starts = np.unique(by_column[positions], return_index=True)
     for instance_id, own in zip(ids.tolist(), np.split(positions, starts[1:]), strict=False):
-        class_name = CLASS_OF_ID.get(instance_id // _FIRST_INSTANCE)
+        class_name = CLASS_OF_ID.get(instance_id // FIRST_INSTANCE)
         if class_name is None:
             raise ValueError(
                 f"{path} has the object {instance_id}, of the label "
-                f"{instance_id // _FIRST_INSTANCE}; labels with objects are {sorted(CLASS_OF_ID)}"
+                f"{instance_id // FIRST_INSTANCE}; labels with objects are {sorted(CLASS_OF_ID)}"
             )
         yield _found_at(class_name, own.astype(np.int64), size)
+
+
+def _regions_of(codes: NDArray[np.uint8]) -> Regions:
+    """The ignored regions, groups before void. codes: of all pixels, column by column."""
+    starts = np.append(0, np.flatnonzero(codes[1:] != codes[:-1]) + 1)
+    ends = np.append(starts[1:], len(codes))
+    code_of_run = codes[starts]
+    regions = []
+    for code in np.unique(code_of_run[code_of_run > 0]).tolist():
+        own = code_of_run == code
+        category_id = VOID if code == VOID_CODE else code
+        regions.append((category_id, _encode_between(starts[own], ends[own], len(codes))))
+    return regions
+
+
+def _encode_between(starts: NDArray[np.int64], ends: NDArray[np.int64], pixels: int) -> bytes:
+    """The RLE of the runs that begin at `starts` and end before `ends`, apart and ascending."""
+    borders = np.stack([starts, ends], axis=1).ravel()
+    runs = np.diff(borders, prepend=0)
+    if borders[-1] < pixels:
+        runs = np.append(runs, pixels - borders[-1])
+    return encode_counts(runs)
 
 
 def _found_at(class_name: str, positions: NDArray[np.int64], size: tuple[int, int]) -> _Found:
@@ -191,9 +239,5 @@ def _found_at(class_name: str, positions: NDArray[np.int64], size: tuple[int, in
     is_first = np.diff(positions, prepend=-2) > 1
     firsts = positions[is_first]
     lasts = positions[np.append(is_first[1:], True)]
-    borders = np.stack([firsts, lasts + 1], axis=1).ravel()
-    runs = np.diff(borders, prepend=0)
-    if borders[-1] < height * width:
-        runs = np.append(runs, height * width - borders[-1])
     corners = (int(x.min()), int(y.min()), int(x.max()), int(y.max()))
-    return _Found(class_name, corners, encode_counts(runs))
+    return _Found(class_name, corners, _encode_between(firsts, lasts + 1, height * width))

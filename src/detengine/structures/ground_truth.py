@@ -14,6 +14,9 @@ from torch import Tensor
 
 from detengine.structures.categories import Categories
 
+VOID = -(2**63)
+"""The category id of ignored regions that belong to no class."""
+
 
 @dataclass(frozen=True, eq=False)
 class PackedBytes:
@@ -85,6 +88,40 @@ class FederatedLabels:
 
 
 @dataclass(frozen=True, eq=False)
+class IgnoredRegions:
+    """The parts of I images in which a detection is no mistake, although no single object is there.
+
+    R regions sorted by image: those of image i are `offsets[i]:offsets[i + 1]`.
+
+    - offsets: int64[I + 1].
+    - category_ids: int64[R]; the class of a group whose members are not told apart ("cargroup"), or
+      VOID, where it is not known what is there: any class's detection may lie there.
+    - masks: R compressed COCO RLEs of the image's size.
+    """
+
+    offsets: Tensor
+    category_ids: Tensor
+    masks: PackedBytes
+
+    @classmethod
+    def from_lists(cls, regions: Sequence[Sequence[tuple[int, bytes]]]) -> "IgnoredRegions":
+        """regions: of each image, the regions as `of_image` gives them."""
+        counts = torch.tensor([0, *map(len, regions)], dtype=torch.int64)
+        pairs = [pair for of_image in regions for pair in of_image]
+        category_ids = torch.tensor([category_id for category_id, _ in pairs], dtype=torch.int64)
+        return cls(counts.cumsum(0), category_ids, PackedBytes.from_list([rle for _, rle in pairs]))
+
+    def of_image(self, index: int) -> list[tuple[int, bytes]]:
+        """The category id and the RLE of each region of the index-th image."""
+        start, stop = self.offsets[index : index + 2].tolist()
+        category_ids = self.category_ids[start:stop].tolist()
+        return [
+            (category_id, self.masks[row])
+            for row, category_id in enumerate(category_ids, start=start)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
 class GroundTruth:
     """Everything a data set says about its images, exactly as its files say it.
 
@@ -104,6 +141,7 @@ class GroundTruth:
     - keypoints: float64[N, J, 3] | None, num_keypoints: int64[N] | None.
     - keypoint_names: J names, empty where the file gives none.
     - federated: what LVIS says beyond that; None where all images were searched for all classes.
+    - ignored_regions: None where the data set does not say which they are.
     """
 
     categories: Categories
@@ -122,6 +160,7 @@ class GroundTruth:
     num_keypoints: Tensor | None = None
     keypoint_names: tuple[str, ...] = ()
     federated: FederatedLabels | None = None
+    ignored_regions: IgnoredRegions | None = None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -131,10 +170,11 @@ class GroundTruth:
         """The sha256 of all that is here: another one where the data set has changed."""
         digest = hashlib.sha256()
         for field in fields(self):
-            if field.name == "federated" and self.federated is None:
-                continue  # so that runs from before there was this field find their data unchanged
+            column = getattr(self, field.name)
+            if column is None and field.name in _LATER_FIELDS:
+                continue
             digest.update(field.name.encode())
-            for part in _parts_of(getattr(self, field.name)):
+            for part in _parts_of(column):
                 digest.update(part)
         return digest.hexdigest()
 
@@ -147,14 +187,18 @@ class GroundTruth:
         return slice(start, stop)
 
 
+_LATER_FIELDS = frozenset({"federated", "ignored_regions"})
+"""Without these a data set keeps the digest that it had before they were known."""
+
+
 def _parts_of(column: Any) -> Iterator[bytes | memoryview]:
     """A column's shape and bytes; what is no tensor as its text."""
-    if isinstance(column, PackedBytes | PackedIntegers):
-        yield from _parts_of(column.offsets)
-        yield from _parts_of(column.data)
-    elif isinstance(column, FederatedLabels):
+    if isinstance(column, IgnoredRegions | FederatedLabels):
         for field in fields(column):
             yield from _parts_of(getattr(column, field.name))
+    elif isinstance(column, PackedBytes | PackedIntegers):
+        yield from _parts_of(column.offsets)
+        yield from _parts_of(column.data)
     elif isinstance(column, Tensor):
         yield f"{column.dtype}{list(column.shape)}".encode()
         yield column.contiguous().numpy().reshape(-1).data
