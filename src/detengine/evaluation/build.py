@@ -8,7 +8,7 @@ from detengine.evaluation.scorers import measured_tasks
 METRICS_OF_FORMAT: dict[str, tuple[str, ...]] = {
     "coco": ("coco",),
     "voc": ("coco", "voc"),
-    "cityscapes": ("coco",),
+    "cityscapes": ("coco", "cityscapes"),
     "lvis": ("lvis",),
 }
 """What TEST.METRICS is where it is not set, for each DatasetDefinition.FORMAT."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from detengine.evaluation.cityscapes import CityscapesScorer
 from detengine.evaluation.coco import CocoScorer
 from detengine.evaluation.detections import Detections
 from detengine.evaluation.lvis import LvisScorer
@@ -53,6 +54,7 @@ SCORERS: dict[str, ScorerKind] = {
     "coco": CocoScorer,
     "lvis": LvisScorer,
     "voc": VocScorer,
+    "cityscapes": CityscapesScorer,
     "proposals": ProposalScorer,
 }
 """By the names of TEST.METRICS."""
