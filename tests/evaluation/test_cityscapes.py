@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from detengine.config.load import load_config
 from detengine.data.cityscapes import load_cityscapes
 from detengine.data.cityscapes_labels import CLASS_OF_ID
+from detengine.evaluation.build import tasks_of_test_set
 from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.options import ScoringOptions
 from detengine.structures.categories import Categories
@@ -289,3 +291,11 @@ def test_a_data_set_that_does_not_know_its_void_is_scored_with_a_warning(caplog)
         assert not caplog.messages
         evaluator_of(truth)
     assert "does not say where void and groups are" in caplog.text
+
+
+def test_a_test_set_of_the_format_has_these_numbers_beside_cocos(tmp_path):
+    write_truth(tmp_path / "cityscapes", make_streets(0, images=1))
+    cfg = load_config(None, ["DATASETS.ROOT", tmp_path, "MODEL.MASK_ON", True])
+    tasks = tasks_of_test_set(cfg, "cityscapes_mask_instance_val")
+    assert tuple(tasks) == (*BOTH, *TASKS)
+    assert [tasks[task] for task in TASKS] == [("AP", "AP50", "AP75")] * 2

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import (
+    VOID,
     FederatedLabels,
     GroundTruth,
+    IgnoredRegions,
     PackedBytes,
     PackedIntegers,
 )
@@ -55,6 +57,7 @@ def select(
         offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
         masks=None if truth.masks is None else _bytes_at(truth.masks, rows),
         federated=_federated(truth, images, categories),
+        ignored_regions=_ignored_regions(truth, images, categories),
         **columns,
     )
 
@@ -91,6 +94,20 @@ def _images(truth: GroundTruth, image_ids: Collection[int] | None) -> Tensor:
 
 def _bytes_at(strings: PackedBytes, rows: Tensor) -> PackedBytes:
     return PackedBytes.from_list([strings[row] for row in rows.tolist()])
+
+
+def _ignored_regions(
+    truth: GroundTruth, images: Tensor, categories: Categories
+) -> IgnoredRegions | None:
+    if truth.ignored_regions is None:
+        return None
+    kept = {*categories.ids, VOID}
+    return IgnoredRegions.from_lists(
+        [
+            [region for region in truth.ignored_regions.of_image(n) if region[0] in kept]
+            for n in images.tolist()
+        ]
+    )
 
 
 def _federated(
