@@ -68,8 +68,8 @@ def _categories(categories: Categories, class_names: Sequence[str] | None) -> Ca
     unknown = [name for name in class_names if name not in categories.names]
     if unknown or not class_names:
         raise ValueError(
-            f"the classes {', '.join(map(repr, unknown)) or 'asked for are none'}: the data set "
-            f"has {', '.join(map(repr, categories.names))}"
+            f"there is nothing to choose by the classes {', '.join(map(repr, unknown)) or '[]'}: "
+            f"the data set has {', '.join(map(repr, categories.names))}"
         )
     pairs = zip(categories.names, categories.ids, strict=True)
     names, ids = zip(*(pair for pair in pairs if pair[0] in class_names), strict=True)
@@ -85,8 +85,9 @@ def _images(truth: GroundTruth, image_ids: Collection[int] | None) -> Tensor:
     unknown = sorted(wanted - set(known))
     if unknown or not wanted:
         raise ValueError(
-            f"the images {', '.join(map(str, unknown[:_LISTED])) or 'asked for are none'}: the "
-            f"data set has {len(known)} images, with the ids {', '.join(map(str, known[:_LISTED]))}"
+            f"there is nothing to choose by the images "
+            f"{', '.join(map(str, unknown[:_LISTED])) or '[]'}: the data set has {len(known)} "
+            f"images, with the ids {', '.join(map(str, known[:_LISTED]))}"
             f"{', ...' if len(known) > _LISTED else ''}"
         )
     return torch.tensor([n for n, image_id in enumerate(known) if image_id in wanted])
