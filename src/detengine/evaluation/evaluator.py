@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import orjson
@@ -21,7 +21,7 @@ from detengine.evaluation.image_tally import ImageTally, OnWrongImages
 from detengine.evaluation.options import ScoringOptions
 from detengine.evaluation.reasons import Counts, reason_for
 from detengine.evaluation.result import EvaluationResult
-from detengine.evaluation.scorers import make_scorers
+from detengine.evaluation.scorers import Scorer, make_scorers
 from detengine.evaluation.truth import Truth
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
@@ -29,6 +29,8 @@ from detengine.structures.prediction import Prediction
 logger = logging.getLogger("detengine.inference")
 
 _LISTED = 10
+
+MakeScorers = Callable[[Truth, Sequence[str], ScoringOptions], Sequence[Scorer]]
 
 
 class Evaluator:
@@ -43,6 +45,7 @@ class Evaluator:
     and one that is not the data set's are an error of `result`, or with "warn" a warning: a missing
     one counts as without detections, a doubled one once (the first prediction, of the lowest rank),
     a foreign one not.
+    make_scorers: who is handed the checked detections; by default the scorers of options.metrics.
     Raises ValueError if the ground truth has not what a metric needs.
     """
 
@@ -54,6 +57,7 @@ class Evaluator:
         *,
         options: ScoringOptions | None = None,
         on_wrong_images: OnWrongImages = "error",
+        make_scorers: MakeScorers = make_scorers,
     ) -> None:
         options = options or ScoringOptions()
         self._truth = Truth(ground_truth, class_names)

@@ -61,14 +61,14 @@ class EvaluationResult:
         scores = {task: metrics for task, metrics in self.metrics.items() if task != LOSS}
         for names in dict.fromkeys(tuple(metrics) for metrics in scores.values()):
             rows = [
-                [iou_type, *map(_percent, metrics.values())]
+                [iou_type, *map(percent, metrics.values())]
                 for iou_type, metrics in scores.items()
                 if tuple(metrics) == names
             ]
-            blocks.append(_aligned([["", *names], *rows]))
+            blocks.append(aligned([["", *names], *rows]))
         if losses := self.metrics.get(LOSS):
             values = [f"{value:.4f}" for value in losses.values()]
-            blocks.append(_aligned([["", *losses], [LOSS, *values]]))
+            blocks.append(aligned([["", *losses], [LOSS, *values]]))
         tables: dict[tuple[str, ...], list[str]] = {}
         for task, per_class in self.per_class.items():
             tables.setdefault(tuple(per_class), []).append(task)
@@ -80,13 +80,13 @@ class EvaluationResult:
         """AP of each class and task; many classes stand in several columns side by side."""
         titles = ["class", *(f"{task} AP" for task in tasks)]
         rows = [
-            [name, *(_percent(self.per_class[task][name]) for task in tasks)] for name in classes
+            [name, *(percent(self.per_class[task][name]) for task in tasks)] for name in classes
         ]
-        width = len(_aligned([titles, *rows])[0]) + 4
+        width = len(aligned([titles, *rows])[0]) + 4
         columns = max(1, min(_TABLE_WIDTH // width, math.ceil(len(rows) / 10)))
         height = math.ceil(len(rows) / columns)
         parts = [rows[start : start + height] for start in range(0, len(rows), height)]
-        tables = [_aligned([titles, *part], like=[titles, *rows]) for part in parts]
+        tables = [aligned([titles, *part], like=[titles, *rows]) for part in parts]
         lines = [
             "    ".join(table[row] for table in tables if row < len(table))
             for row in range(height + 1)
@@ -94,11 +94,12 @@ class EvaluationResult:
         return [line.rstrip() for line in lines]
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """100 times it, with a decimal; n/a for COCO's -1."""
     return "n/a" if fraction == _NOTHING_TO_SCORE else f"{100 * fraction:.1f}"
 
 
-def _aligned(rows: list[list[str]], like: list[list[str]] | None = None) -> list[str]:
+def aligned(rows: list[list[str]], like: list[list[str]] | None = None) -> list[str]:
     """The rows as lines: the first column to the left, the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*(like or rows), strict=True)]
     return [
