@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -187,3 +187,77 @@ def make_case_fixture():
 @pytest.fixture
 def case():
     return make_case(7, images=8, classes=3)
+
+
+@pytest.fixture(name="with_keypoints")
+def with_keypoints_fixture():
+    return with_keypoints
+
+
+def with_keypoints(case, seed):
+    """The same data set with 17 keypoints an object, every fourth object without a labelled one."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = case.ground_truth
+    number = len(truth.annotation_ids)
+    corner, extent = truth.boxes_xywh[:, None, :2], truth.boxes_xywh[:, None, 2:]
+    places = corner + extent * torch.rand((number, 17, 2), generator=generator)
+    visible = torch.randint(0, 3, (number, 17, 1), generator=generator).double()
+    visible[::4] = 0
+    keypoints = torch.cat([places, visible], dim=2)
+    labelled = (visible[:, :, 0] > 0).sum(1)
+    predictions = {}
+    for index, image_id in enumerate(truth.image_ids.tolist()):
+        prediction = case.predictions[image_id]
+        near = keypoints[truth.annotations_of(index)][: len(prediction)].float()
+        far = torch.zeros(len(prediction) - len(near), 17, 3)
+        predictions[image_id] = replace(prediction, keypoints=torch.cat([near, far]))
+    truth = replace(truth, keypoints=keypoints, num_keypoints=labelled)
+    return Case(truth, case.class_names, predictions)
+
+
+@pytest.fixture(name="make_by_hand")
+def make_by_hand_fixture():
+    return make_by_hand
+
+
+def make_by_hand(images, class_names=("a", "b")):
+    """A data set written down: {image id: (objects, detections)}.
+
+    An object is (class, x1, y1, x2, y2, "" or "crowd" or "difficult"), a detection (class, score,
+    x1, y1, x2, y2). All masks fill their boxes.
+    """
+    objects = [each for found, _ in images.values() for each in found]
+    boxes = torch.tensor([each[1:5] for each in objects], dtype=torch.float64).view(-1, 4)
+    kinds = [each[5] for each in objects]
+    truth = GroundTruth(
+        categories=Categories(tuple(class_names), tuple(range(70, 70 - len(class_names), -1))),
+        image_ids=torch.tensor(list(images)),
+        image_sizes=torch.tensor(SIZE).repeat(len(images), 1),
+        file_names=PackedBytes.from_list([f"{image_id}.jpg".encode() for image_id in images]),
+        offsets=torch.tensor([0, *(len(found) for found, _ in images.values())]).cumsum(0),
+        annotation_ids=torch.arange(len(objects)),
+        category_ids=torch.tensor([70 - class_names.index(each[0]) for each in objects]).long(),
+        boxes_xywh=torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1),
+        areas=(boxes[:, 2:] - boxes[:, :2]).prod(1),
+        is_crowd=torch.tensor([kind == "crowd" for kind in kinds]).bool(),
+        is_difficult=torch.tensor([kind == "difficult" for kind in kinds]).bool(),
+        masks=PackedBytes.from_list([_rectangle(each[1:5])["counts"] for each in objects]),
+    )
+    predictions = {
+        image_id: Prediction(
+            boxes_xyxy=torch.tensor([each[2:] for each in found]).float().view(-1, 4),
+            scores=torch.tensor([each[1] for each in found]).float(),
+            size=SIZE,
+            labels=torch.tensor([1 + class_names.index(each[0]) for each in found]).long(),
+            rles=[_rectangle(each[2:]) for each in found],
+        )
+        for image_id, (_, found) in images.items()
+    }
+    return Case(truth, tuple(class_names), predictions)
+
+
+def _rectangle(box_xyxy):
+    x1, y1, x2, y2 = box_xyxy
+    mask = np.zeros(SIZE, np.uint8, order="F")
+    mask[y1:y2, x1:x2] = 1
+    return coco_mask.encode(mask)

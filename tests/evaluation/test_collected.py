@@ -10,31 +10,10 @@ from detengine.evaluation.evaluate import evaluate
 from detengine.evaluation.options import ScoringOptions
 
 
-def with_keypoints(case, seed):
-    """The same data set with 17 keypoints an object, of which some have none labelled."""
-    generator = torch.Generator().manual_seed(seed)
-    truth = case.ground_truth
-    number = len(truth.annotation_ids)
-    corner, extent = truth.boxes_xywh[:, None, :2], truth.boxes_xywh[:, None, 2:]
-    places = corner + extent * torch.rand((number, 17, 2), generator=generator)
-    visible = torch.randint(0, 3, (number, 17, 1), generator=generator).double()
-    visible[::4] = 0
-    keypoints = torch.cat([places, visible], dim=2)
-    case.ground_truth = replace(
-        truth, keypoints=keypoints, num_keypoints=(visible[:, :, 0] > 0).sum(1)
-    )
-    for image_id, prediction in case.predictions.items():
-        index = truth.image_ids.tolist().index(image_id)
-        near = keypoints[truth.annotations_of(index)][: len(prediction)].float()
-        far = torch.zeros(len(prediction) - len(near), 17, 3)
-        case.predictions[image_id] = replace(prediction, keypoints=torch.cat([near, far]))
-    return case
-
-
 @pytest.mark.parametrize("iou_type", ["bbox", "segm", "keypoints"])
 @pytest.mark.parametrize("seed", range(4))
 def test_kept_detections_in_any_order_have_the_streamed_scores_to_the_last_bit(
-    make_case, seed, iou_type
+    make_case, with_keypoints, seed, iou_type
 ):
     case = with_keypoints(make_case(seed), seed)
     given = case.ground_truth, case.predictions.items(), case.class_names

@@ -1,6 +1,7 @@
 """All of a data set's detections at once, for what needs more than a streamed evaluator keeps."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain, compress
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from detengine.evaluation.coco import HANDED_OVER, annotations_of, raise_if_unfit
 from detengine.evaluation.coco_metrics import coco_params, metrics_of, summarize
-from detengine.evaluation.detections import Detections
+from detengine.evaluation.detections import Detections, Positions
 from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.image_tally import OnWrongImages
 from detengine.evaluation.options import ScoringOptions
@@ -60,7 +61,9 @@ class Collected:
             for each in self._detections
             for annotation in annotations_of(self.truth, each)
         ]
-        self.detection_scores = np.concatenate([each.scores for each in self._detections] or [[]])
+        self.detection_scores = np.concatenate(
+            [np.zeros(0), *(each.scores for each in self._detections)]
+        )
         evaluation = self.evaluation(coco_params(self.iou_type, self.options))
         evaluation.accumulate()
         self.curves: dict[str, Floats] = evaluation.eval or {}
@@ -68,6 +71,26 @@ class Collected:
         metrics, aps = summarize(wanted, self.curves, evaluation.params)
         per_class = dict(zip(self.truth.categories.names, aps, strict=True))
         return {self.iou_type: TaskScores(metrics, per_class, main="AP")}
+
+    @property
+    def num_annotations(self) -> int:
+        """N, of the whole ground truth; an annotation's id is its position and 1."""
+        return len(self.truth.columns.annotation_ids)
+
+    def images_and_categories(self) -> tuple[Positions, Positions]:
+        """int64[D], int64[D]: of each detection, positions."""
+        lengths = [len(each) for each in self._detections]
+        images = np.repeat([each.image for each in self._detections], lengths)
+        nothing = np.zeros(0, np.int64)
+        categories = np.concatenate([nothing, *(each.categories for each in self._detections)])
+        return images, categories
+
+    def images_and_categories_of_annotations(self) -> tuple[Positions, Positions]:
+        """int64[N], int64[N]: of each annotation, positions; -1 for a class that is not scored."""
+        images = np.zeros(self.num_annotations, np.int64)
+        for image in range(len(self.truth)):
+            images[self.truth.rows_of(image)] = image
+        return images, self.truth.category_of_annotation.numpy()
 
     def evaluation(
         self,
@@ -81,13 +104,24 @@ class Collected:
         kept: bool[D], the detections that take part; only they are numbered then. with_ignored
         False: as if crowds and difficult ones were not there.
         """
-        truth = hotcoco.COCO(self._dataset(with_ignored))
-        evaluation = hotcoco.COCOeval(truth, truth.load_res(self._rows(kept)), self.iou_type)
+        if kept is None and with_ignored:
+            evaluation = hotcoco.COCOeval(*self._everything, self.iou_type)
+        else:
+            evaluation = hotcoco.COCOeval(*self._both(kept, with_ignored), self.iou_type)
         params.cat_ids = params.cat_ids or list(range(len(self.truth.categories)))
         params.img_ids = list(range(len(self.truth)))
         evaluation.params = params
         evaluation.evaluate()
         return evaluation
+
+    @cached_property
+    def _everything(self) -> tuple[hotcoco.COCO, hotcoco.COCO]:
+        return self._both(None, with_ignored=True)
+
+    def _both(self, kept: Flags | None, with_ignored: bool) -> tuple[hotcoco.COCO, hotcoco.COCO]:
+        """The ground truth and the detections."""
+        truth = hotcoco.COCO(self._dataset(with_ignored))
+        return truth, truth.load_res(self._rows(kept))
 
     def _dataset(self, with_ignored: bool) -> dict[str, Any]:
         return {
