@@ -211,6 +211,16 @@ def test_a_wrong_image_folder_is_one_error_at_once(make_coco: MakeCoco, tmp_path
         load_coco(path, tmp_path, "pets")
 
 
+def test_for_scoring_alone_no_image_is_needed_but_each_size(make_coco: MakeCoco) -> None:
+    path = make_coco([(20, 30)], [BOX])
+    assert load_coco(path, None, "pets").digest() == _load(path).digest()
+    content = json.loads(path.read_text())
+    del content["images"][0]["height"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="image 0 has no 'height'"):
+        load_coco(path, None, "pets")
+
+
 @pytest.mark.parametrize(
     ("annotations", "images"),
     [

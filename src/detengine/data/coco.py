@@ -31,7 +31,8 @@ def load_coco(annotations: Path, images: Path | None, name: str) -> GroundTruth:
     images None: they are not looked for, as for scoring what is predicted already.
 
     Images and categories stand in the file's order. An annotation without an id gets its position,
-    from 1; without `area`, its mask's or its box's. An image without a size is asked for it.
+    from 1; without `area`, its mask's or its box's. An image without a size is asked for it. Where
+    images is None, for scoring alone, no image is looked for, and each must have a size.
     Raises FileNotFoundError without the file, or if the first image is not in the folder; and
     ValueError, naming file and annotation, for what is missing, unknown, doubled or impossible.
     """
