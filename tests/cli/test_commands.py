@@ -19,7 +19,7 @@ from detengine.checkpoint.files import load_file
 from detengine.config.load import load_config
 
 Command = Callable[..., Any]
-COMMANDS = ["train", "eval", "demo", "config", "convert"]
+COMMANDS = ["train", "eval", "demo", "config", "convert", "analyze", "compare"]
 
 
 def words(text: str) -> str:
@@ -38,7 +38,7 @@ def test_help_lists_every_command(detengine: Command) -> None:
 def test_the_help_of_each_command_has_an_example(detengine: Command, command: str) -> None:
     finished = detengine(command, "--help")
     assert finished.code == 0
-    assert re.search(rf"Example: detengine {command} (-|configs/)", words(finished.out))
+    assert re.search(rf"Example: detengine {command} (-|configs/|runs/)", words(finished.out))
 
 
 def test_the_version_is_the_packages(detengine: Command) -> None:

@@ -44,6 +44,21 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Options that win over the file.", metavar="KEY VALUE", show_default=False),
 ]
+TruthConfig = Annotated[
+    Path | None,
+    typer.Option("-c", "--config-file", help="The YAML file whose test set it is.", metavar="FILE"),
+]
+TruthAnnotations = Annotated[
+    Path | None,
+    typer.Option(
+        "--annotations",
+        help="Instead of it, a COCO annotation file; no images are needed.",
+        metavar="GT.json",
+    ),
+]
+IouType = Annotated[
+    str, typer.Option("--iou-type", help="bbox, segm or keypoints.", metavar="TYPE")
+]
 # A negative VALUE must not be taken for an option; `overrides_of` refuses what is really unknown.
 WITH_OVERRIDES = {"ignore_unknown_options": True}
 
@@ -295,6 +310,91 @@ def convert(
 
     pairs = overrides_of([source, str(target), *(overrides or [])])[2:]
     convert_weights(source, target, config_file, pairs, use_ema=ema, overwrite=overwrite)
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+def analyze(
+    predictions: Annotated[
+        str,
+        typer.Argument(
+            metavar="PREDICTIONS", help="A test set's stored predictions: RUN/inference/TEST_SET."
+        ),
+    ],
+    overrides: Overrides = None,
+    config_file: TruthConfig = None,
+    annotations: TruthAnnotations = None,
+    iou_type: IouType = "bbox",
+    score_threshold: Annotated[
+        float,
+        typer.Option(
+            "--score-threshold",
+            help="From which score on detections are in the confusion matrix and among the worst "
+            "images.",
+            metavar="SCORE",
+        ),
+    ] = 0.5,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", help="Where to write analysis.json.", metavar="FOLDER"),
+    ] = None,
+) -> None:
+    """Show what costs predictions their AP: kinds of errors, confusions, the worst images.
+
+    Example: detengine analyze runs/nuclei/inference/nuclei_val -c runs/nuclei/config.yaml
+    """
+    from detengine.cli.analyze import analyze_predictions
+
+    analyze_predictions(
+        Path(predictions),
+        config_file,
+        annotations,
+        overrides_of([predictions, "", *(overrides or [])])[2:],
+        iou_type=iou_type,
+        score_threshold=score_threshold,
+        output_dir=output_dir,
+    )
+
+
+@app.command(context_settings=WITH_OVERRIDES)
+def compare(
+    predictions_a: Annotated[
+        str,
+        typer.Argument(
+            metavar="PREDICTIONS_A", help="One run's predictions: RUN/inference/TEST_SET."
+        ),
+    ],
+    predictions_b: Annotated[
+        str, typer.Argument(metavar="PREDICTIONS_B", help="The other's, of the same images.")
+    ],
+    overrides: Overrides = None,
+    config_file: TruthConfig = None,
+    annotations: TruthAnnotations = None,
+    iou_type: IouType = "bbox",
+    samples: Annotated[
+        int,
+        typer.Option("--samples", help="How often the images are drawn anew.", metavar="N"),
+    ] = 1000,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", help="Where to write comparison.json.", metavar="FOLDER"),
+    ] = None,
+) -> None:
+    """Show what run B scores more than run A on the same images, with intervals.
+
+    Example: detengine compare runs/a/inference/val runs/b/inference/val -c runs/a/config.yaml
+    """
+    from detengine.cli.compare import compare_predictions
+
+    compare_predictions(
+        Path(predictions_a),
+        Path(predictions_b),
+        config_file,
+        annotations,
+        overrides_of([predictions_a, "", predictions_b, "", *(overrides or [])])[4:],
+        iou_type=iou_type,
+        samples=samples,
+        output_dir=output_dir,
+    )
 
 
 def overrides_of(given: list[str] | None, output_dir: Path | None = None) -> list[str]:

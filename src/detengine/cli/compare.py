@@ -1,0 +1,38 @@
+"""detengine compare: which of two runs is better on the same images, and how certainly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from detengine.cli.predictions import find_truth, open_predictions, write_json
+from detengine.evaluation.comparison import compare
+
+
+def compare_predictions(
+    stored_a: Path,
+    stored_b: Path,
+    config_file: Path | None,
+    annotations: Path | None,
+    overrides: Sequence[str],
+    *,
+    iou_type: str,
+    samples: int,
+    output_dir: Path | None,
+) -> None:
+    """Print the table, and write comparison.json where there is an output folder, nothing else."""
+    truth = find_truth([stored_a, stored_b], config_file, annotations, overrides)
+    a, b = open_predictions(stored_a), open_predictions(stored_b)
+    found = compare(
+        truth.ground_truth,
+        a.predictions,
+        b.predictions,
+        a.class_names,
+        b.class_names,
+        iou_type=iou_type,
+        options=truth.options,
+        samples=samples,
+    )
+    typer.echo(f"A is {stored_a}\nB is {stored_b}\n\n{found.table()}")
+    if output_dir is not None:
+        write_json(found.to_json(), output_dir, "comparison.json")

@@ -1,0 +1,129 @@
+"""Stored predictions explained and compared from the command line."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detengine.data.coco import load_coco
+from detengine.evaluation.predictions_file import PredictionWriter
+from detengine.structures.prediction import Prediction
+
+Command = Callable[..., Any]
+Store = Callable[..., Path]
+
+
+@pytest.fixture
+def store(tiny_config: Path, tmp_path: Path) -> Store:
+    """(name of the run, share of the objects found) -> the folder of its predictions."""
+
+    def write(run: str, every: int, test_set: str = "shapes_val") -> Path:
+        truth = load_coco(tiny_config.with_name("val.json"), None, "val")
+        names = truth.categories.names
+        folder = tmp_path / run / "inference" / test_set
+        labels = truth.categories.labels_of_ids(names)
+        with PredictionWriter(folder, names) as writer:
+            for index, image_id in enumerate(truth.image_ids.tolist()):
+                rows = truth.annotations_of(index)
+                boxes = truth.boxes_xywh[rows][::every].float()
+                boxes[:, 2:] += boxes[:, :2]
+                found = truth.category_ids[rows][::every].apply_(lambda each: labels[each])
+                scores = boxes.new_full((len(boxes),), 0.75)
+                height, width = truth.image_sizes[index].tolist()
+                writer.add(image_id, Prediction(boxes, scores, (height, width), found))
+        return folder
+
+    return write
+
+
+def test_analyze_prints_the_tables_and_writes_one_file(
+    detengine: Command, store: Store, tiny_config: Path, tmp_path: Path
+) -> None:
+    stored, output = store("run", every=2), tmp_path / "why"
+    finished = detengine("analyze", stored, "-c", tiny_config, "--output-dir", output)
+    assert (finished.code, finished.err) == (0, "")
+    assert re.search(r"\n  missed +3 ", finished.out)
+    assert f"wrote {output / 'analysis.json'}" in finished.out
+    assert [path.name for path in output.iterdir()] == ["analysis.json"]
+    assert json.loads((output / "analysis.json").read_text())["errors"]["kinds"]["missed"]["count"]
+    # the truth from a file of annotations alone, without pictures, and nothing written
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(tiny_config.with_name("val.json"), alone / "val.json")
+    again = detengine("analyze", stored, "--annotations", alone / "val.json")
+    assert (again.code, again.err) == (0, "")
+    assert again.out.strip() == finished.out.partition("\nwrote ")[0].strip()
+
+
+def test_compare_prints_the_differences_and_writes_one_file(
+    detengine: Command, store: Store, tiny_config: Path, tmp_path: Path
+) -> None:
+    a, b, output = store("a", every=2), store("b", every=1), tmp_path / "compared"
+    options = ["-c", tiny_config, "--samples", "50", "--output-dir", output]
+    finished = detengine("compare", a, b, *options)
+    assert (finished.code, finished.err) == (0, "")
+    assert finished.out.startswith(f"A is {a}\nB is {b}\n\nbbox, 4 images: B - A in points")
+    assert [path.name for path in output.iterdir()] == ["comparison.json"]
+    content = json.loads((output / "comparison.json").read_text())
+    assert content["samples"] == 50
+    assert content["metrics"]["AP"]["b"] == pytest.approx(1)
+    # the options that come with the configuration hold here, too
+    finished = detengine("compare", a, b, *options, "TEST.IOU_THRESHOLDS", "[0.5]")
+    assert "\nAP75 " not in finished.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["{stored}"], 2, "Give the ground truth: -c FILE, or --annotations GT.json"),
+        (["{stored}", "-c", "{config}", "--annotations", "x"], 2, "Give the ground truth"),
+        (["{stored}", "--annotations", "x", "SEED", "1"], 2, "SEED changes a configuration"),
+        (["{stored}", "-c", "{config}", "--nothing", "1"], 2, "No such option: --nothing"),
+        (["{stored}", "--annotations", "gone.json"], 1, "there is no file gone.json"),
+        (["gone", "-c", "{config}"], 1, "there is no folder gone; expected one with stored"),
+        (["{folder}", "-c", "{config}"], 1, "predictions.pth: predictions are stored where"),
+        (["{stored}", "-c", "{config}", "--iou-type", "box"], 1, "the iou type 'box' is none of"),
+        (["{stored}", "-c", "{config}", "--iou-type", "segm"], 1, "segm is to be scored and needs"),
+        (["{other}", "-c", "{config}", "DATASETS.TEST", "[shapes_train, voc_val]"], 1, "and none"),
+        (
+            ["{stored}", "-c", "{config}", "DATASETS.TEST", "[shapes_train]"],
+            1,
+            "is it another image",
+        ),
+    ],
+)
+def test_what_is_amiss_is_one_clear_error(
+    detengine: Command,
+    store: Store,
+    tiny_config: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    places = {
+        "stored": store("run", every=1),
+        "other": store("run", every=1, test_set="other"),
+        "config": tiny_config,
+        "folder": tmp_path,
+    }
+    given = [each.format(**places) for each in arguments]
+    finished = detengine("analyze", *given)
+    assert finished.code == code
+    text = " ".join(re.sub(r"[╭─╮│╰╯]|\x1b\[[\d;]*m", " ", finished.err).split())
+    assert said in text
+    assert "Traceback" not in finished.out + finished.err
+
+
+def test_predictions_of_two_test_sets_are_not_compared(
+    detengine: Command, store: Store, tiny_config: Path
+) -> None:
+    a, b = store("a", every=1), store("b", every=1, test_set="voc_val")
+    both = "[shapes_val, voc_val]"
+    finished = detengine("compare", a, b, "-c", tiny_config, "DATASETS.TEST", both)
+    assert finished.code == 1
+    assert "the predictions are of different test sets: shapes_val, voc_val" in finished.err
