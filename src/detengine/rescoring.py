@@ -1,9 +1,10 @@
 """Scoring what is predicted already: no model, no images, other questions."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from detengine.config.schema import Config
 from detengine.data.build import load_truth
@@ -15,11 +16,13 @@ from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.options import ScoringOptions
 from detengine.evaluation.predictions_file import load_class_names, load_predictions
 from detengine.evaluation.result import EvaluationResult
+from detengine.evaluation.truth import Truth
 from detengine.expectations import check_expectations
 from detengine.monitor.logs import logging_to
 from detengine.output_folder import make_output_folder
 from detengine.scoring import Results, write_results
 from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.prediction import Prediction
 from detengine.structures.selection import select
 
 logger = logging.getLogger("detengine.scoring")
@@ -54,7 +57,7 @@ def rescore(
     output_folder: where results.json is written; None writes nothing.
     Raises ValueError or FileNotFoundError, naming file and image, and ExpectedResultsError.
     """
-    truths = _truths(cfg, annotations)
+    truths = load_truths(cfg, annotations)
     several = len(truths) > 1
     with logging_to(None):
         results = {
@@ -77,9 +80,13 @@ def rescore(
     return results
 
 
-def _truths(cfg: Config, annotations: Path | None) -> dict[str, GroundTruth]:
-    """What is to be found, by test set."""
+def load_truths(cfg: Config, annotations: Path | None) -> dict[str, GroundTruth]:
+    """What is to be found, by test set: of a json alone by its name, without the suffix."""
     if annotations is not None:
+        if not annotations.is_file():
+            raise FileNotFoundError(
+                f"there is no file {annotations}; --annotations is a COCO annotation file"
+            )
         is_lvis = "lvis" in (cfg.TEST.METRICS or ())
         read = load_lvis if is_lvis else load_coco
         return {annotations.stem: read(annotations, None, annotations.stem)}
@@ -99,6 +106,26 @@ def _of_test_set(predictions: Path, name: str, *, needed: bool) -> Path:
             "DATASETS.TEST"
         )
     return predictions
+
+
+class OpenPredictions(NamedTuple):
+    """class_names: of the labels 1..K. predictions: (image_id, Prediction), read once."""
+
+    class_names: Sequence[str]
+    predictions: Iterable[tuple[int, Prediction]]
+
+
+def open_predictions(path: Path, truth: GroundTruth, iou_types: Sequence[str]) -> OpenPredictions:
+    """The predictions of one test set, in a folder, one of its files, or a COCO result file.
+
+    Images that a result file does not mention come without detections. Raises as `rescore`.
+    """
+    if path.suffix != ".json":
+        return OpenPredictions(load_class_names(path), load_predictions(path))
+    found = CocoResults(path)
+    found.raise_if_foreign(truth)
+    class_names = truth.categories.names
+    return OpenPredictions(class_names, found.predictions(Truth(truth, class_names), iou_types))
 
 
 def _rescore_one(

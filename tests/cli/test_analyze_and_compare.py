@@ -81,11 +81,10 @@ def test_compare_prints_the_differences_and_writes_one_file(
     [
         (["{stored}"], 2, "Give the ground truth: -c FILE, or --annotations GT.json"),
         (["{stored}", "-c", "{config}", "--annotations", "x"], 2, "Give the ground truth"),
-        (["{stored}", "--annotations", "x", "SEED", "1"], 2, "SEED changes a configuration"),
         (["{stored}", "-c", "{config}", "--nothing", "1"], 2, "No such option: --nothing"),
         (["{stored}", "--annotations", "gone.json"], 1, "there is no file gone.json"),
-        (["gone", "-c", "{config}"], 1, "there is no folder gone; expected one with stored"),
-        (["{folder}", "-c", "{config}"], 1, "predictions.pth: predictions are stored where"),
+        (["gone", "-c", "{config}"], 1, "there are no predictions at gone: expected"),
+        (["{folder}", "-c", "{config}"], 1, "expected predictions.pth in it, or its path"),
         (["{stored}", "-c", "{config}", "--iou-type", "box"], 1, "the iou type 'box' is none of"),
         (["{stored}", "-c", "{config}", "--iou-type", "segm"], 1, "segm is to be scored and needs"),
         (["{other}", "-c", "{config}", "DATASETS.TEST", "[shapes_train, voc_val]"], 1, "and none"),

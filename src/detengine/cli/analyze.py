@@ -5,8 +5,9 @@ from pathlib import Path
 
 import typer
 
-from detengine.cli.predictions import find_truth, open_predictions, write_json
+from detengine.cli.predictions import find_truth, write_json
 from detengine.evaluation.analysis import analyze
+from detengine.rescoring import open_predictions
 
 
 def analyze_predictions(
@@ -21,7 +22,7 @@ def analyze_predictions(
 ) -> None:
     """Print the tables, and write analysis.json where there is an output folder, nothing else."""
     truth = find_truth([stored], config_file, annotations, overrides)
-    opened = open_predictions(stored)
+    opened = open_predictions(stored, truth.ground_truth, (iou_type,))
     found = analyze(
         truth.ground_truth,
         opened.predictions,

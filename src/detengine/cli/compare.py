@@ -5,8 +5,9 @@ from pathlib import Path
 
 import typer
 
-from detengine.cli.predictions import find_truth, open_predictions, write_json
+from detengine.cli.predictions import find_truth, write_json
 from detengine.evaluation.comparison import compare
+from detengine.rescoring import open_predictions
 
 
 def compare_predictions(
@@ -22,7 +23,9 @@ def compare_predictions(
 ) -> None:
     """Print the table, and write comparison.json where there is an output folder, nothing else."""
     truth = find_truth([stored_a, stored_b], config_file, annotations, overrides)
-    a, b = open_predictions(stored_a), open_predictions(stored_b)
+    a, b = (
+        open_predictions(path, truth.ground_truth, (iou_type,)) for path in (stored_a, stored_b)
+    )
     found = compare(
         truth.ground_truth,
         a.predictions,

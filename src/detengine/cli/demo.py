@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import typer
 
-from detengine.cli.main import EXIT_STOPPED
+from detengine.cli.app import EXIT_STOPPED
 from detengine.cli.prove_resume import prove_resume
 from detengine.config.load import load_config
 from detengine.distributed.launch import resolve_device

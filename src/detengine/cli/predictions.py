@@ -1,30 +1,22 @@
 """What `analyze` and `compare` are given: stored predictions, and the truth they are about."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import typer
 
-from detengine.config.catalog import find_definition
-from detengine.config.load import load_config
+from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
-from detengine.data.build import FORMATS
-from detengine.data.coco import load_coco
 from detengine.evaluation.build import build_scoring_options
 from detengine.evaluation.image_tally import OnWrongImages
 from detengine.evaluation.options import ScoringOptions
-from detengine.evaluation.predictions_file import load_class_names, load_predictions
+from detengine.rescoring import load_truths
 from detengine.structures.ground_truth import GroundTruth
-from detengine.structures.prediction import Prediction
 
-
-class OpenPredictions(NamedTuple):
-    """class_names: of the labels 1..K. predictions: (image_id, Prediction), read once."""
-
-    class_names: Sequence[str]
-    predictions: Iterable[tuple[int, Prediction]]
+CONVENTIONS = ("CONVENTIONS", "modern")
+"""Without a file there is none of the predecessor's either."""
 
 
 class Against(NamedTuple):
@@ -33,16 +25,6 @@ class Against(NamedTuple):
     ground_truth: GroundTruth
     options: ScoringOptions
     on_wrong_images: OnWrongImages
-
-
-def open_predictions(path: Path) -> OpenPredictions:
-    """The predictions of a test set's folder. Raises FileNotFoundError where there are none."""
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {path}; expected one with stored predictions, as an evaluation "
-            "leaves it: OUTPUT_DIR/inference/<test set>"
-        )
-    return OpenPredictions(load_class_names(path), load_predictions(path))
 
 
 def find_truth(
@@ -58,19 +40,12 @@ def find_truth(
     """
     if (config_file is None) == (annotations is None):
         raise typer.BadParameter("Give the ground truth: -c FILE, or --annotations GT.json.")
-    if config_file is not None:
-        cfg = load_config(config_file, overrides)
-        name = _find_test_set(cfg, stored)
-        definition, root = find_definition(cfg.DATASETS, name)
-        truth, _ = FORMATS[definition.FORMAT](definition, root, name)
-        return Against(truth, build_scoring_options(cfg, name), cfg.TEST.ON_WRONG_IMAGES)
-    if overrides:
-        raise typer.BadParameter(f"{overrides[0]} changes a configuration: it goes with -c FILE.")
-    if annotations is None or not annotations.is_file():
-        raise FileNotFoundError(
-            f"there is no file {annotations}; --annotations is a COCO annotation file"
-        )
-    return Against(load_coco(annotations, None, annotations.name), ScoringOptions(), "error")
+    cfg = load_config(config_file, [*([] if config_file else CONVENTIONS), *overrides])
+    name = None if annotations else _find_test_set(cfg, stored)
+    if name is not None:
+        cfg = replace(cfg, {"DATASETS.TEST": (name,)})
+    [truth] = load_truths(cfg, annotations).values()
+    return Against(truth, build_scoring_options(cfg, name), cfg.TEST.ON_WRONG_IMAGES)
 
 
 def _find_test_set(cfg: Config, stored: Sequence[Path]) -> str:

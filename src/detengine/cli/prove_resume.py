@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from detengine.checkpoint.files import load_file
-from detengine.cli.main import EXIT_ERROR
+from detengine.cli.app import EXIT_ERROR
 
 ITERATIONS = 120
 PERIOD = 25

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import typer
 
-from detengine.cli.main import EXIT_EXPECTATION_MISSED
+from detengine.cli.app import EXIT_EXPECTATION_MISSED
+from detengine.cli.predictions import CONVENTIONS
 from detengine.config.load import load_config
 from detengine.evaluation.coco import IOU_TYPES
 from detengine.evaluation.expected import ExpectedResultsError
@@ -27,8 +28,7 @@ def rescore_predictions(
     for iou_type in iou_types:
         if iou_type not in IOU_TYPES:
             raise typer.BadParameter(f"--iou-type {iou_type} is none of {', '.join(IOU_TYPES)}")
-    conventions = [] if config_file else ["CONVENTIONS", "modern"]
-    cfg = load_config(config_file, [*conventions, *overrides])
+    cfg = load_config(config_file, [*([] if config_file else CONVENTIONS), *overrides])
     subset = Subset(
         None if classes is None else [name.strip() for name in classes.split(",")],
         None if images is None else image_ids_of(images),

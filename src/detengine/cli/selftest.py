@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 import typer
 
+from detengine.cli.app import EXIT_ERROR
 from detengine.cli.demo import DATA
-from detengine.cli.main import EXIT_ERROR
 from detengine.distributed.report import launched_rank
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]

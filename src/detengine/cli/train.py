@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from detengine.cli.main import EXIT_EXPECTATION_MISSED, EXIT_STOPPED
+from detengine.cli.app import EXIT_EXPECTATION_MISSED, EXIT_STOPPED
 from detengine.config.load import load_config
 from detengine.distributed.launch import stop_distributed
 from detengine.distributed.report import is_said_by_another

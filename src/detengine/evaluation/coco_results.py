@@ -109,7 +109,7 @@ class CocoResults:
     def predictions(
         self, truth: Truth, iou_types: Sequence[str]
     ) -> Iterator[tuple[int, Prediction]]:
-        """The same as Predictions, in float32, whose labels are those of all categories by name."""
+        """The same as Predictions, in float64; labels are those of the truth's class names."""
         label_of_name = {name: k for k, name in enumerate(truth.class_names, start=1)}
         labels = torch.tensor([label_of_name[name] for name in truth.categories.names])
         for each in self.detections(truth, iou_types):
@@ -117,12 +117,12 @@ class CocoResults:
             yield (
                 truth.ids_of([each.image])[0],
                 Prediction(
-                    boxes_xyxy=torch.from_numpy(each.boxes_xyxy).float(),
-                    scores=torch.from_numpy(each.scores).float(),
+                    boxes_xyxy=torch.from_numpy(each.boxes_xyxy),
+                    scores=torch.from_numpy(each.scores),
                     size=each.size,
                     labels=labels[torch.from_numpy(each.categories)],
                     rles=None if each.rles is None else list(each.rles),
-                    keypoints=None if points is None else torch.from_numpy(points).float(),
+                    keypoints=None if points is None else torch.from_numpy(points),
                 ),
             )
 

@@ -1,0 +1,62 @@
+"""The command line as a whole, and what its commands have in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detengine import __version__
+
+EXIT_ERROR, EXIT_EXPECTATION_MISSED, EXIT_STOPPED = 1, 3, 75
+
+app = typer.Typer(
+    name="detengine",
+    help="Train and score object detectors and instance segmenters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path, typer.Option("-c", "--config-file", help="The run's YAML file.", metavar="FILE")
+]
+OutputFolder = Annotated[
+    Path | None,
+    typer.Option("--output-dir", help="Where everything is written.", metavar="FOLDER"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Options that win over the file.", metavar="KEY VALUE", show_default=False),
+]
+# A negative VALUE must not be taken for an option; `overrides_of` refuses what is really unknown.
+WITH_OVERRIDES = {"ignore_unknown_options": True}
+
+
+def print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"detengine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Train and score object detectors and instance segmenters."""
+
+
+def overrides_of(given: list[str] | None, output_dir: Path | None = None) -> list[str]:
+    """The KEY VALUE list of the command line, with --output-dir as one of its pairs.
+
+    Raises a usage error where an unknown option stands among the keys.
+    """
+    pairs = list(given or [])
+    for key in pairs[::2]:
+        if key.startswith("-"):
+            raise typer.BadParameter(f"No such option: {key}")
+    # first, so that a KEY without its VALUE is still the last word, and can be named
+    return pairs if output_dir is None else ["OUTPUT_DIR", str(output_dir), *pairs]
