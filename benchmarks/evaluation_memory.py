@@ -3,10 +3,11 @@
     python benchmarks/evaluation_memory.py
 
 Synthetic images of 100 detections and 8 objects: boxes of 80 classes, masks of one, and both of 80.
-Each case runs at two sizes, each in a process of its own; a figure is the difference of their
-memory over the difference of their detections, so that what Python and torch need themselves is not
-in it. One thread. Rank 0 merges the matches of another rank with as many images. The last line is
-JSON.
+"The whole evaluation" is one process from its first image to the result: it scores, writes the
+predictions as they come, and the COCO server's files of them in the end. Each case runs at two
+sizes, each in a process of its own; a figure is the difference of their memory over the difference
+of their detections, so that what Python and torch need themselves is not in it. One thread. Rank 0
+merges the matches of another rank with as many images. The last line is JSON.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import torch
 from scaling import DETECTIONS, OBJECTS, make_image, make_truth
 from torch import Tensor
 
+from detengine.evaluation.coco_results import write_coco_results
 from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.predictions_file import PredictionWriter
 from detengine.structures.ground_truth import GroundTruth, PackedBytes
@@ -121,19 +123,22 @@ def case_rank0(images: int, task: str) -> dict[str, float]:
     return {"rank0": memory("VmHWM") - start, **seconds}
 
 
-def case_stored(images: int, task: str) -> dict[str, float]:
-    """The predictions that a rank keeps until it writes them, then the writing's peak; the file."""
-    _, predictions = make_case(DISTINCT, task)
+def case_whole(images: int, task: str) -> dict[str, float]:
+    """One process from before its first image to the result and the result files; the files."""
+    truth, predictions = make_case(images, task)
+    iou_types = TASKS[task][0]
     start = settle()
     with tempfile.TemporaryDirectory() as folder:
-        writer = PredictionWriter(folder, ["one"])
-        for image in range(images):
-            writer.add(image, fresh(predictions[image % DISTINCT]))
-        kept = memory("VmRSS") - start
-        forget_peak()
-        writer.close()
-        size = (Path(folder) / "predictions.pth").stat().st_size
-    return {"kept": kept, "kept_peak": memory("VmHWM") - start, "file": size}
+        evaluator = Evaluator(truth, truth.categories.names, iou_types)
+        with PredictionWriter(folder, truth.categories.names) as writer:
+            for image in range(images):
+                prediction = fresh(predictions[image % DISTINCT])
+                evaluator.update(image, prediction)
+                writer.add(image, prediction)
+        evaluator.result()
+        write_coco_results(Path(folder), truth.categories, truth.categories.names, iou_types)
+        size = sum(path.stat().st_size for path in Path(folder).glob("*.pth"))
+    return {"whole": memory("VmHWM") - start, "file": size}
 
 
 def case_truth(images: int, task: str) -> dict[str, float]:
@@ -165,13 +170,13 @@ def in_a_process(case: Callable[[int, str], Any], images: int, task: str) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, nargs=2, default=[2000, 10000])
+    parser.add_argument("--images", type=int, nargs=2, default=[2000, 20000])
     few, many = parser.parse_args().images
     os.environ.update(OMP_NUM_THREADS="1", RAYON_NUM_THREADS="1")  # of the processes started now
     report: dict[str, dict[str, float]] = {}
     for task in TASKS:
         slopes: dict[str, float] = {}
-        for case in (case_truth, case_rank, case_rank0, case_stored):
+        for case in (case_truth, case_rank, case_rank0, case_whole):
             small, large = (in_a_process(case, images, task) for images in (few, many))
             for name, value in large.items():
                 slopes[name] = (value - small[name]) / (many - few)
@@ -183,9 +188,8 @@ def main() -> None:
             "rank": "matches on their rank",
             "sent": "matches when sent",
             "rank0": "rank 0, at its most",
-            "kept": "predictions kept",
-            "kept_peak": "... while written",
-            "file": "predictions' file",
+            "whole": "the whole evaluation",
+            "file": "predictions' files",
         }.items():
             print(f"  {what:22s} {per_detection[name]:8.1f} bytes a detection")
         for name, what in {"merge_s": "merging", "result_s": "the result"}.items():
