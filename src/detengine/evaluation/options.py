@@ -1,7 +1,7 @@
 """How a data set is scored, beside what is scored."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -46,31 +46,43 @@ class ScoringOptions:
     def __post_init__(self) -> None:
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
             raise ValueError(
-                f"the metrics are {self.metrics}; expected at least one, each of them once"
+                f"the metrics are {self.metrics}; expected at least one, each of them once "
+                "(TEST.METRICS)"
             )
-        for threshold in (*(self.iou_thresholds or ()), self.voc_iou_threshold):
-            if not 0 < threshold <= 1:
-                raise ValueError(f"an IoU threshold is {threshold}, but must be in (0, 1]")
-        for name, values in (
-            ("IoU thresholds", self.iou_thresholds),
-            ("limits of detections", self.max_detections),
-        ):
-            if values is not None and (not values or list(values) != sorted(set(values))):
-                raise ValueError(f"the {name} are {values}; expected at least one, ascending")
-        if self.max_detections is not None and self.max_detections[0] < 1:
-            raise ValueError(f"a limit of detections is {self.max_detections[0]}; at least 1")
+        _raise_if_not_in_0_to_1("IOU_THRESHOLDS", self.iou_thresholds or ())
+        _raise_if_not_in_0_to_1("VOC_IOU_THRESHOLD", (self.voc_iou_threshold,))
+        _raise_if_not_ascending("IOU_THRESHOLDS", self.iou_thresholds)
+        _raise_if_not_ascending("MAX_DETECTIONS", self.max_detections)
+        _raise_if_not_positive("MAX_DETECTIONS", self.max_detections or ())
+        _raise_if_not_positive("KEYPOINT_SIGMAS", self.keypoint_sigmas or ())
         for name, (low, high) in (self.area_ranges or {}).items():
             if not 0 <= low < high:
                 raise ValueError(
                     f"the area range {name!r} is from {low} to {high}; expected (least, most) in "
-                    "pixels, ascending"
+                    "square pixels, ascending (TEST.AREA_RANGES)"
                 )
-        sigmas = self.keypoint_sigmas
-        if sigmas is not None and not all(0 < each < math.inf for each in sigmas):
-            raise ValueError(f"the keypoints' sigmas are {sigmas}, but all must be positive")
 
     def areas(self, standard: Mapping[str, AreaRange]) -> dict[str, AreaRange]:
         """The area ranges by name: those asked for, with "all" first, or the metric's standard."""
         if self.area_ranges is None:
             return dict(standard)
         return {"all": COCO_AREAS["all"], **self.area_ranges}
+
+
+def _raise_if_not_in_0_to_1(key: str, thresholds: Sequence[float]) -> None:
+    for threshold in thresholds:
+        if not 0 < threshold <= 1:
+            raise ValueError(f"an IoU threshold is {threshold}, but must be in (0, 1] (TEST.{key})")
+
+
+def _raise_if_not_ascending(key: str, values: Sequence[float] | None) -> None:
+    if values is not None and (not values or list(values) != sorted(set(values))):
+        raise ValueError(
+            f"TEST.{key} is {list(values)}; expected at least one number, each once, ascending"
+        )
+
+
+def _raise_if_not_positive(key: str, values: Sequence[float]) -> None:
+    for value in values:
+        if not 0 < value < math.inf:
+            raise ValueError(f"TEST.{key} has {value}, but all must be positive")
