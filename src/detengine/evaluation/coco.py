@@ -47,7 +47,7 @@ class CocoScorer:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(self._streams)
+        return tuple(self._metrics)
 
     def update(self, detections: Detections) -> None:
         """Match one image's detections with its annotations."""
@@ -71,12 +71,11 @@ class CocoScorer:
     def scores(self) -> dict[str, TaskScores]:
         """The metrics of each task, of all images; none can come afterwards."""
         found = {}
-        for iou_type, stream in self._streams.items():
-            evaluation = stream.finalize()
+        for iou_type, wanted in self._metrics.items():
+            # taken out: the curves need as much memory again as the matches
+            evaluation = self._streams.pop(iou_type).finalize()
             evaluation.accumulate()
-            metrics, aps = summarize(
-                self._metrics[iou_type], evaluation.eval or {}, evaluation.params
-            )
+            metrics, aps = summarize(wanted, evaluation.eval or {}, evaluation.params)
             per_class = dict(zip(self._truth.categories.names, aps, strict=True))
             found[iou_type] = TaskScores(metrics, per_class, main="AP")
         return found

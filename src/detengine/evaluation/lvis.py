@@ -57,6 +57,7 @@ class LvisScorer:
             self._streams[f"lvis_{iou_type}"] = hotcoco.StreamingEval(
                 categories, iou_type, lvis_style=True, params=_params(iou_type, options)
             )
+        self._tasks = tuple(self._streams)
 
     @staticmethod
     def tasks_of(iou_types: Sequence[str], options: ScoringOptions) -> dict[str, tuple[str, ...]]:
@@ -66,7 +67,7 @@ class LvisScorer:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(self._streams)
+        return self._tasks
 
     def update(self, detections: Detections) -> None:
         """Match one image's detections with its annotations."""
@@ -95,8 +96,9 @@ class LvisScorer:
     def scores(self) -> dict[str, TaskScores]:
         """The metrics of each task, of all images; none can come afterwards."""
         found = {}
-        for task, stream in self._streams.items():
-            evaluation = stream.finalize()
+        for task in self._tasks:
+            # taken out: the curves need as much memory again as the matches
+            evaluation = self._streams.pop(task).finalize()
             evaluation.accumulate()
             curves: dict[str, Floats] = evaluation.eval or {}
             metrics = {
