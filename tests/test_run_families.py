@@ -10,9 +10,9 @@ import torch
 
 from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
+from detengine.evaluation.build import iou_types_of
 from detengine.evaluation.predictions_file import load_predictions
 from detengine.run import evaluate, load, train
-from detengine.scoring import iou_types_of
 from detengine.structures.rle import decode_counts
 
 RETINANET = {
@@ -238,3 +238,53 @@ def test_boxes_of_an_inclusive_model_are_stored_up_to_their_last_pixels_far_edge
         # the network sees it larger, so that its last pixel is less than one of the stored image
         assert most[0] <= width + 1
         assert most[1] <= height + 1
+
+
+def _as_lvis(file: Path) -> Path:
+    """The same data in LVIS's format: of each image's other classes the first is known absent."""
+    content = json.loads(file.read_text())
+    ids = [each["id"] for each in content["categories"]]
+    for image in content["images"]:
+        here = {
+            each["category_id"]
+            for each in content["annotations"]
+            if each["image_id"] == image["id"]
+        }
+        image["neg_category_ids"] = [id_ for id_ in ids if id_ not in here][:1]
+        image["not_exhaustive_category_ids"] = []
+        image["coco_url"] = f"http://images/images/{image.pop('file_name')}"
+    for category, letter in zip(content["categories"], "rcf", strict=True):
+        category["frequency"] = letter
+    path = file.with_name(f"lvis_{file.name}")
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_lvis_is_trained_on_with_its_rare_images_repeated_and_scored_by_its_own_metric(
+    write_tiny_run: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    cfg = load_config(write_tiny_run(tmp_path))
+    define = {
+        f"lvis_{split}": {
+            "FORMAT": "lvis",
+            "IMAGES": str(tmp_path / "images"),
+            "ANNOTATIONS": str(_as_lvis(tmp_path / f"{split}.json")),
+        }
+        for split in ("train", "val")
+    }
+    changes = {
+        "DATASETS.DEFINE": define,
+        "DATASETS.TRAIN": ("lvis_train",),
+        "DATASETS.TEST": ("lvis_val",),
+        "DATALOADER.REPEAT_THRESHOLD": 0.9,
+        "SOLVER.MAX_ITER": 6,
+        "TEST.EXPECTED_RESULTS": [("lvis_bbox", "APr", (0.0, 1.0))],
+        "OUTPUT_DIR": str(tmp_path / "run"),
+    }
+    result = train(replace(cfg, changes))
+    assert list(result.results["lvis_val"].metrics) == ["lvis_bbox", "lvis_segm"]
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "DATALOADER.REPEAT_THRESHOLD 0.9: 6 of 7 images are repeated" in log
+    assert "PASS: lvis_bbox > APr" in log
+    written = json.loads((tmp_path / "run/results.json").read_text())
+    assert written["lvis_val"] == result.results["lvis_val"].to_json()
