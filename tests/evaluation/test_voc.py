@@ -180,3 +180,13 @@ def test_scored_on_any_ranks_in_any_order_and_merged_it_is_scored_in_one_piece(
     for task in first.tasks:
         first.merge_matches(task, (each.matches(task) for each in others))
     assert first.result() == expected
+
+
+def test_a_rank_without_images_changes_nothing():
+    truth = make_truth([((100, 100), [SQUARE], [1], [False])], 1)
+    first, idle = [Evaluator(truth, truth.categories.names, options=VOC) for _ in range(2)]
+    first.update(1, _prediction([SQUARE], [0.5]))
+    first.merge_notes([idle.notes()])
+    for task in first.tasks:
+        first.merge_matches(task, [idle.matches(task)])
+    assert first.result().metrics["voc2007"]["AP50"] == pytest.approx(1)

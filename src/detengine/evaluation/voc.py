@@ -96,9 +96,9 @@ class VocScorer:
                 continue
             header = orjson.loads(line)
             rows = np.frombuffer(data, _MATCH)
-            bounds = np.cumsum(header["lengths"])[:-1]
-            for image, own in zip(header["images"], np.split(rows, bounds), strict=True):
-                self._matches.setdefault(image, own)
+            stops = np.cumsum(header["lengths"], dtype=np.int64)
+            for image, stop, length in zip(header["images"], stops, header["lengths"], strict=True):
+                self._matches.setdefault(image, rows[stop - length : stop])
 
     def scores(self) -> dict[str, TaskScores]:
         """The AP of each class, and their mean over the classes that have objects."""
