@@ -137,6 +137,39 @@ def test_a_damaged_file_is_named(case, tmp_path, kept):
         list(load_predictions(tmp_path))
 
 
+def test_a_flipped_bit_is_found_in_whatever_column(case, tmp_path):
+    _write(tmp_path, case.class_names, case.predictions)
+    path = tmp_path / "predictions.pth"
+    content, expected = path.read_bytes(), torch.load(path)
+    for column in ("rle_bytes", "boxes_xyxy", "scores"):
+        place = content.index(expected[column].numpy().tobytes()) + 5
+        flipped = bytes([content[place] ^ 4])
+        path.write_bytes(content[:place] + flipped + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"predictions\.pth is damaged: its part .*data/\d"):
+            list(load_predictions(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["sizes", "offsets", "scores", "labels", "rle_offsets"])
+def test_columns_that_are_not_there_or_do_not_fit_are_named(case, tmp_path, name):
+    _write(tmp_path, case.class_names, case.predictions)
+    path = tmp_path / "predictions.pth"
+    columns = torch.load(path)
+    for wrong in ({}, {name: columns[name][:-1]}, {name: 7}):
+        torch.save({k: v for k, v in columns.items() if k != name} | wrong, path)
+        with pytest.raises(ValueError, match=f"no file of predictions: .*{name}"):
+            list(load_predictions(tmp_path))
+
+
+def test_a_file_of_other_things_is_not_opened_and_nobody_is_advised_to(tmp_path):
+    path = tmp_path / "predictions.pth"
+    torch.save({"format": 2, "categories": tmp_path}, path)
+    with pytest.raises(ValueError, match=r"it holds other things than numbers and text$"):
+        load_class_names(path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"or COCO's results in a \.json file\.$"):
+        load_class_names(path)
+
+
 def test_predictions_with_different_parts_cannot_share_a_file(case, tmp_path):
     writer = PredictionWriter(tmp_path, case.class_names)
     first, second, *_ = case.predictions

@@ -15,12 +15,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from detengine.structures.ground_truth import PackedBytes
+from detengine.evaluation.predictions_columns import (
+    make_columns,
+    parts_of,
+    read_columns,
+    unfit_columns,
+)
 from detengine.structures.prediction import Prediction
-from detengine.structures.rle import RLE
 
 _FORMAT = 2
-_OPTIONAL = ("labels", "keypoints", "keypoint_scores")
 _NAME = re.compile(r"predictions(?:_rank(\d+))?(?:_(\d{4,}))?\.pth")
 
 _BYTES_OF_A_FILE = 4 << 20
@@ -90,7 +93,7 @@ class PredictionWriter:
             self._write()
 
     def _raise_if_parts_differ(self, image_id: int, prediction: Prediction) -> None:
-        parts = _parts(prediction)
+        parts = parts_of(prediction)
         first_id, first = self._parts = self._parts or (image_id, parts)
         if parts != first:
             raise ValueError(
@@ -103,7 +106,7 @@ class PredictionWriter:
         """Under another name first, so that no half-written file is ever found."""
         path = self._folder / _file_name(self._rank, self._number)
         temporary = path.with_suffix(".tmp")
-        torch.save({**self._header, **_columns(self._image_ids, self._predictions)}, temporary)
+        torch.save({**self._header, **make_columns(self._image_ids, self._predictions)}, temporary)
         temporary.replace(path)
         self._has_written = True
         self._number += 1
@@ -127,7 +130,7 @@ def load_predictions(
     """
     rank, ranks = share
     files = _files_at(Path(path))[rank::ranks]
-    return (pair for file in files for pair in _predictions_of(_load(file)))
+    return (pair for file in files for pair in read_columns(_load(file)))
 
 
 def load_class_names(path: str | Path) -> tuple[str, ...]:
@@ -189,61 +192,41 @@ def _bytes_of(prediction: Prediction) -> int:
     return masks + sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def _parts(prediction: Prediction) -> list[str]:
-    return [name for name in (*_OPTIONAL, "rles") if getattr(prediction, name) is not None]
-
-
-def _columns(image_ids: list[int], predictions: list[Prediction]) -> dict[str, Any]:
-    """All predictions in one tensor a field; those of image i are `offsets[i]:offsets[i + 1]`."""
-    columns: dict[str, Any] = {
-        "image_ids": torch.tensor(image_ids, dtype=torch.int64),
-        "sizes": torch.tensor([each.size for each in predictions], dtype=torch.int64).view(-1, 2),
-        "offsets": torch.tensor([0, *map(len, predictions)]).cumsum(0),
-    }
-    parts = _parts(predictions[0]) if predictions else []
-    for name in ("boxes_xyxy", "scores", *_OPTIONAL):
-        given = predictions and (name not in _OPTIONAL or name in parts)
-        columns[name] = torch.cat([getattr(p, name) for p in predictions]) if given else None
-    columns["rle_bytes"] = columns["rle_offsets"] = None
-    if "rles" in parts:
-        packed = PackedBytes.from_list([rle["counts"] for p in predictions for rle in p.rles or []])
-        columns["rle_bytes"], columns["rle_offsets"] = packed.data, packed.offsets
-    return columns
-
-
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        columns: Any = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile, AttributeError) as error:
-        why = [*str(error).splitlines(), "it is empty"][0]
-        raise ValueError(f"{path} is no file of predictions, or it is damaged: {why}") from error
+    """The columns of a file; ValueError, naming it, if it is damaged or none of predictions."""
+    columns = _read(path)
     given = columns.get("format") if isinstance(columns, dict) else type(columns).__name__
     if given != _FORMAT:
         raise ValueError(f"{path} has the format {given!r}, but this version reads {_FORMAT}")
+    if unfit := unfit_columns(columns):
+        raise ValueError(
+            f"{path} is no file of predictions: {', '.join(unfit)} must be there, of the types and "
+            "lengths that PredictionWriter gives them"
+        )
     return dict(columns)
 
 
-def _predictions_of(columns: dict[str, Any]) -> Iterator[tuple[int, Prediction]]:
-    bounds: list[int] = columns["offsets"].tolist()
-    masks = None
-    if columns["rle_bytes"] is not None:
-        masks = PackedBytes(columns["rle_bytes"], columns["rle_offsets"])
-    for index, image_id in enumerate(columns["image_ids"].tolist()):
-        start, stop = bounds[index : index + 2]
-        height, width = columns["sizes"][index].tolist()
-        rles: list[RLE] | None = None
-        if masks is not None:
-            rles = [{"size": [height, width], "counts": masks[n]} for n in range(start, stop)]
-        yield (
-            image_id,
-            Prediction(
-                boxes_xyxy=columns["boxes_xyxy"][start:stop],
-                scores=columns["scores"][start:stop],
-                size=(height, width),
-                rles=rles,
-                **{
-                    name: None if columns[name] is None else columns[name][start:stop]
-                    for name in _OPTIONAL
-                },
-            ),
+def _read(path: Path) -> Any:
+    """What torch.save wrote. torch reads past a flipped bit: the archive's checksums find it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        content: Any = None if damaged else torch.load(path, weights_only=True)
+    except OSError:
+        raise
+    except UnpicklingError as error:  # torch's text advises to run what is in the file
+        raise ValueError(
+            f"{path} is no file of predictions: it holds other things than numbers and text"
+        ) from error
+    except Exception as error:  # whatever strange bytes make the two readers raise
+        why = [*str(error).splitlines(), "it is empty"][0]
+        raise ValueError(
+            f"{path} is no file of predictions, or it is damaged: {why}. Expected a .pth file that "
+            "an evaluation wrote, or COCO's results in a .json file."
+        ) from error
+    if damaged:
+        raise ValueError(
+            f"{path} is damaged: its part {damaged} is not what was written (its checksum "
+            "differs). Copy the file again, or predict again."
         )
+    return content
