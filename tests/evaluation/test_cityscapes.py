@@ -277,6 +277,13 @@ def test_a_data_set_with_no_class_that_is_scored_is_refused():
         evaluator_of(truth)
 
 
+def test_boxes_are_scored_only_where_asked_for():
+    truth = truth_of([rectangle(0, 0, 20, 20)], regions=[])
+    assert evaluator_of(truth, iou_types=("segm",)).tasks == ("cityscapes_segm",)
+    with pytest.raises(ValueError, match=r"cityscapes score nothing of the iou types keypoints"):
+        evaluator_of(truth, iou_types=("keypoints",))
+
+
 def test_masks_are_scored_only_where_asked_for():
     truth = replace(truth_of([rectangle(0, 0, 20, 20)], regions=[]), masks=None)
     assert evaluator_of(truth, iou_types=("bbox",)).tasks == ("cityscapes_bbox",)

@@ -91,6 +91,19 @@ def test_without_a_detection_the_file_is_an_empty_list_and_the_ap_is_0_with_a_re
     assert json.loads((tmp_path / "segm.json").read_text()) == []
 
 
+def test_boxes_that_a_file_does_not_have_are_no_reason_for_a_score_of_0(make_case, tmp_path):
+    case = make_case(0)
+    size, counts = [120, 160], [0, 1, 120 * 160 - 1]
+    entries = [
+        {**_plain(entry), "segmentation": {"size": size, "counts": counts}}
+        for entry in case.coco_results("segm")
+    ]
+    (tmp_path / "segm.json").write_bytes(orjson.dumps(entries))
+    result = _score(case, tmp_path / "segm.json", ("segm",))
+    assert "no detection of" in result.reasons["segm"]
+    assert "within one pixel" not in result.reasons["segm"]
+
+
 def test_runs_may_be_uncompressed(case, tmp_path):
     entries = case.coco_results("segm")
     metrics, _ = case.reference("segm")

@@ -76,9 +76,9 @@ class CityscapesScorer:
 
     @staticmethod
     def tasks_of(iou_types: Sequence[str], options: ScoringOptions) -> dict[str, tuple[str, ...]]:
-        """Each task with the names of its metrics; boxes are always one, masks for "segm"."""
-        tasks = (BBOX, SEGM) if "segm" in iou_types else (BBOX,)
-        return dict.fromkeys(tasks, METRICS)
+        """Each task with the names of its metrics."""
+        task_of = {"bbox": BBOX, "segm": SEGM}
+        return {task: METRICS for iou_type, task in task_of.items() if iou_type in iou_types}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -87,7 +87,8 @@ class CityscapesScorer:
     def update(self, detections: Detections) -> None:
         """Judge one image's detections. An empty mask is no detection."""
         scored = _at(detections, np.isin(detections.categories, self._scored).nonzero()[0])
-        self._keep(BBOX, scored)
+        if BBOX in self._rows:
+            self._keep(BBOX, scored)
         if SEGM in self._rows:
             self._keep(SEGM, _at(scored, mask_areas(scored.rles or ()).nonzero()[0]))
 

@@ -46,7 +46,7 @@ class Evaluator:
     one counts as without detections, a doubled one once (the first prediction, of the lowest rank),
     a foreign one not.
     make_scorers: who is handed the checked detections; by default the scorers of options.metrics.
-    Raises ValueError if the ground truth has not what a metric needs.
+    Raises ValueError if the ground truth has not what a metric needs, or nothing is scored.
     """
 
     def __init__(
@@ -70,6 +70,11 @@ class Evaluator:
             for scorer in make_scorers(self._truth, iou_types, options)
             for task in scorer.tasks
         }
+        if not self._scorer_of:
+            raise ValueError(
+                f"the metrics {', '.join(options.metrics)} score nothing of the iou types "
+                f"{', '.join(iou_types) or '[]'}; ask for bbox or segm, or set TEST.METRICS to coco"
+            )
         self._tally = ImageTally(self._truth)
         self._on_wrong_images = on_wrong_images
         self._result: EvaluationResult | None = None
@@ -225,7 +230,7 @@ class Evaluator:
             ignored_objects=int((scored & is_ignored).sum()),
             detections=self._counts["detections"],
             dropped=self._dropped.total(),
-            furthest=self._counts["furthest"],
+            furthest=self._counts["furthest"] if "bbox" in self._iou_types else None,
         )
 
     def _log_dropped(self) -> None:

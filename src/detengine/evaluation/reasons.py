@@ -8,7 +8,7 @@ class Counts(NamedTuple):
 
     objects: annotations that can be found; ignored_objects: crowds and difficult ones. dropped:
     detections of classes that the data set does not have. furthest: the largest coordinate of a
-    box, in pixels, rounded up.
+    box, in pixels, rounded up; None where boxes are not scored.
     """
 
     images: int
@@ -16,7 +16,7 @@ class Counts(NamedTuple):
     ignored_objects: int
     detections: int
     dropped: int
-    furthest: int
+    furthest: int | None
 
 
 def reason_for(score: float, counts: Counts) -> str | None:
@@ -42,7 +42,7 @@ def _nothing_found(counts: Counts) -> str:
         return f"there is not a single detection in {counts.images} images"
     if not counts.detections:
         return f"all {counts.dropped} detections are of classes that the ground truth does not have"
-    if counts.furthest <= 1:
+    if counts.furthest is not None and counts.furthest <= 1:
         return (
             f"all {counts.detections} boxes lie within one pixel: are they fractions of the image "
             "in the place of pixels?"
