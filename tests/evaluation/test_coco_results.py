@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detengine.data.coco import load_coco
 from detengine.evaluation.coco_results import CocoResults, write_coco_results
 from detengine.evaluation.evaluate import evaluate
 from detengine.evaluation.evaluator import Evaluator
@@ -138,6 +139,20 @@ def test_predictions_of_a_file_are_those_that_wrote_it(case, tmp_path):
         assert prediction.rles == given.rles
 
 
+def test_keypoints_are_read_where_the_ground_truth_has_no_object(tmp_path):
+    image = {"id": 1, "file_name": "1.jpg", "height": 9, "width": 9}
+    person = {"id": 1, "name": "person", "keypoints": [f"joint {n}" for n in range(17)]}
+    content = {"images": [image], "annotations": [], "categories": [person]}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    truth = load_coco(tmp_path / "truth.json", None, "people")
+    entry = {"image_id": 1, "category_id": 1, "score": 0.5, "keypoints": [1, 2, 1] * 17}
+    (tmp_path / "keypoints.json").write_text(json.dumps([entry]))
+    evaluator = Evaluator(truth, ("person",), ("keypoints",))
+    [found] = CocoResults(tmp_path / "keypoints.json").detections(evaluator.truth, ("keypoints",))
+    evaluator.take(found)
+    assert evaluator.result().metrics["keypoints"]["AP"] == -1
+
+
 GOOD = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [1, 2, 3, 4]}
 
 
@@ -152,6 +167,7 @@ GOOD = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [1, 2, 3, 4]}
         ({"score": "0.5"}, "the score of entry 0 must be a number"),
         ({"bbox": [1, 2, -3, 4]}, "entry 0 .* must not be negative; was it given as x1, y1"),
         ({"bbox": [1, 2, 3]}, "'bbox' of entry 0 must be 4 numbers"),
+        ({"bbox": [1e308, 2, 1e308, 4]}, "the box of entry 0 is too large to have an end"),
         ({"bbox": [1, 2, 3, None]}, "'bbox' of entry 0 must be 4 numbers"),
     ],
 )
@@ -169,7 +185,9 @@ def test_an_entry_that_cannot_be_scored_is_named(make_case, tmp_path, entry, mes
     ("mask", "message"),
     [
         ({"size": [4, 5], "counts": "00"}, r"of the size \[4, 5\], but its image is of \[120, 160"),
-        ({"size": [120, 160], "counts": "zz"}, "the mask of detection 0 is no RLE"),
+        ({"size": [120, 160], "counts": "zz"}, r"segm\.json: the mask of entry 0 is no RLE"),
+        ({"size": [120, 160], "counts": "0"}, "mask of entry 0 cover 0 pixels"),
+        ({"size": [120, 160], "counts": [2**63, 5]}, r"segm\.json: .* entry 0 cover 92233720368"),
         ({"size": [120, 160], "counts": [5, 5]}, "cover 10 pixels, but its image of 120 x 160"),
         ({"size": [120, 160], "counts": [-5, 5]}, "must be lengths in pixels, but are"),
         ([[1, 2, 3, 4, 5, 6]], "'segmentation' of entry 0 must be an RLE"),
@@ -195,7 +213,8 @@ def test_a_mask_that_cannot_be_scored_is_named(make_case, tmp_path, mask, messag
         ("[{", "is no complete JSON file"),
         ('[{"score": NaN}]', "NaN and Infinity are no JSON"),
         ('{"images": []}', "holds a dict, .* Is it an annotation file"),
-        ("[[1]]", "holds a list, but COCO's result files are a list of objects"),
+        ("[[1]]", "holds a list with a list in it, but COCO's result files are a list of objects"),
+        ("[{}]", "entry 0 has no 'image_id'; it has nothing"),
         ('[{"score": 1}]', "entry 0 has no 'image_id'; it has score"),
     ],
 )

@@ -4,14 +4,14 @@ Every function raises ValueError, naming the file and the entry's number, for an
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detengine.structures.rle import RLE, encode_counts
+from detengine.structures.rle import RLE, decode_counts, encode_counts
 
 Entry = Mapping[str, Any]
 
@@ -19,7 +19,8 @@ Entry = Mapping[str, Any]
 def required(path: Path, number: int, entry: Entry, key: str) -> Any:
     """What an entry must have."""
     if key not in entry:
-        raise ValueError(f"{path}: entry {number} has no {key!r}; it has {', '.join(entry)}")
+        given = ", ".join(entry) or "nothing"
+        raise ValueError(f"{path}: entry {number} has no {key!r}; it has {given}")
     return entry[key]
 
 
@@ -61,11 +62,13 @@ def box_of(path: Path, number: int, entry: Entry) -> list[float]:
             f"{path}: the box of entry {number} is [x, y, width, height] {box}, whose width and "
             "height must not be negative; was it given as x1, y1, x2, y2?"
         )
+    if not math.isfinite(box[0] + box[2]) or not math.isfinite(box[1] + box[3]):
+        raise ValueError(f"{path}: the box of entry {number} is too large to have an end: {box}")
     return box
 
 
 def mask_of(path: Path, number: int, entry: Entry, size: tuple[int, int]) -> RLE:
-    """A mask of the image's size, (height, width); its runs may be compressed or not."""
+    """A mask that covers the image's size, (height, width); its runs may be compressed or not."""
     mask = required(path, number, entry, "segmentation")
     counts = mask.get("counts") if isinstance(mask, dict) else None
     if not isinstance(counts, str | list) or not isinstance(mask.get("size"), list):
@@ -78,18 +81,39 @@ def mask_of(path: Path, number: int, entry: Entry, size: tuple[int, int]) -> RLE
             f"{path}: the mask of entry {number} is of the size {mask['size']}, but its image is "
             f"of {list(size)} (height, width)"
         )
-    if isinstance(counts, str):
-        return {"size": list(size), "counts": counts.encode()}
-    return {"size": list(size), "counts": encode_counts(_runs(path, number, counts))}
+    if isinstance(counts, list):
+        string = encode_counts(_runs(path, number, counts, size))
+    else:
+        string = counts.encode()
+        _raise_if_damaged(path, number, string, size)
+    return {"size": list(size), "counts": string}
 
 
-def _runs(path: Path, number: int, counts: Sequence[Any]) -> NDArray[np.int64]:
+def _runs(path: Path, number: int, counts: list[Any], size: tuple[int, int]) -> NDArray[np.int64]:
     if not all(type(each) is int and each >= 0 for each in counts):
         raise ValueError(
             f"{path}: the runs of the mask of entry {number} must be lengths in pixels, but are "
             f"{str(counts)[:80]}"
         )
+    _raise_if_uncovered(path, number, sum(counts), size)
     return np.array(counts, dtype=np.int64)
+
+
+def _raise_if_damaged(path: Path, number: int, string: bytes, size: tuple[int, int]) -> None:
+    try:
+        runs = decode_counts(string)
+    except ValueError as error:
+        raise ValueError(f"{path}: the mask of entry {number} is no RLE: {error}") from error
+    _raise_if_uncovered(path, number, int(runs.sum()), size)
+
+
+def _raise_if_uncovered(path: Path, number: int, covered: int, size: tuple[int, int]) -> None:
+    height, width = size
+    if covered != height * width:
+        raise ValueError(
+            f"{path}: the runs of the mask of entry {number} cover {covered} pixels, but its image "
+            f"of {height} x {width} (height x width) has {height * width}"
+        )
 
 
 def size_of_mask(entry: Entry) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from detengine.evaluation.coco_entries import (
     size_of_mask,
     whole_number_of,
 )
-from detengine.evaluation.detections import Detections, no_detections, raise_if_mask_damaged
+from detengine.evaluation.detections import Detections, no_detections
 from detengine.evaluation.predictions_file import load_predictions
 from detengine.evaluation.truth import Truth
 from detengine.structures.categories import Categories
@@ -96,7 +96,7 @@ class CocoResults:
         Raises ValueError, naming image and entry, for what cannot be scored.
         """
         keypoints = truth.columns.keypoints
-        joints = 0 if keypoints is None else keypoints.shape[1]
+        joints = self._count_keypoints() if keypoints is None else keypoints.shape[1]
         for image_id, numbers in self._of_image.items():
             image = truth.find(image_id)
             if image is not None:
@@ -145,8 +145,6 @@ class CocoResults:
             boxes_xywh = np.array(self._each(box_of, scored)).reshape(-1, 4)
         if "segm" in iou_types:
             rles = [mask_of(self.path, n, e, size) for n, e in zip(scored, entries, strict=True)]
-            for row, rle in enumerate(rles):
-                raise_if_mask_damaged(rle, where, row)
         if "keypoints" in iou_types:
             flat = [
                 numbers_of(self.path, n, self._entries[n], "keypoints", 3 * joints) for n in scored
@@ -165,6 +163,11 @@ class CocoResults:
             rles=rles,
             keypoints=points,
         )
+
+    def _count_keypoints(self) -> int:
+        """J, from the first entry with keypoints; 0 if there is none."""
+        given = (entry.get("keypoints") for entry in self._entries)
+        return next((len(each) // 3 for each in given if isinstance(each, list)), 0)
 
     def _each(self, read: Callable[[Path, int, Entry], Any], numbers: Sequence[int]) -> list[Any]:
         return [read(self.path, number, self._entries[number]) for number in numbers]
@@ -228,6 +231,9 @@ def _read(path: Path) -> list[Entry]:
         ) from error
     if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
         given = type(content).__name__
+        if isinstance(content, list):
+            other = next(type(each).__name__ for each in content if not isinstance(each, dict))
+            given += f" with a {other} in it"
         hint = " Is it an annotation file?" if isinstance(content, dict) else ""
         raise ValueError(
             f"{path} holds a {given}, but COCO's result files are a list of objects with image_id, "

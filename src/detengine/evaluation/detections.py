@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detengine.structures.prediction import Prediction
-from detengine.structures.rle import RLE, decode_counts
+from detengine.structures.rle import RLE
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -158,18 +158,4 @@ def raise_if_keypoints_unfit(prediction: Prediction, num_keypoints: int, where: 
     if not bool(keypoints.isfinite().all()):
         raise ValueError(
             f"{where}: a keypoint is not a number or is infinite. Has the training diverged?"
-        )
-
-
-def raise_if_mask_damaged(rle: RLE, where: str, row: int) -> None:
-    """Raise ValueError unless the runs of a mask from a foreign file cover its image exactly."""
-    try:
-        covered = int(decode_counts(rle["counts"]).sum())
-    except ValueError as error:
-        raise ValueError(f"{where}: the mask of detection {row} is no RLE: {error}") from error
-    height, width = rle["size"]
-    if covered != height * width:
-        raise ValueError(
-            f"{where}: the runs of the mask of detection {row} cover {covered} pixels, but its "
-            f"image of {height} x {width} (height x width) has {height * width}"
         )
