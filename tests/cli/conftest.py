@@ -10,7 +10,10 @@ import pytest
 
 from detengine.cli.main import main
 from detengine.config.load import load_config, replace
+from detengine.data.coco import load_coco
+from detengine.evaluation.predictions_file import PredictionWriter
 from detengine.run import train
+from detengine.structures.prediction import Prediction
 
 
 class Finished(NamedTuple):
@@ -52,3 +55,26 @@ def finished_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) ->
     cfg = load_config(tiny_config)
     train(replace(cfg, {"OUTPUT_DIR": str(folder), "SOLVER.MAX_ITER": 2}), skip_test=True)
     return folder
+
+
+@pytest.fixture
+def store(tiny_config: Path, tmp_path: Path) -> Callable[..., Path]:
+    """(name of the run, share of the objects found) -> the folder of its predictions."""
+
+    def write(run: str, every: int, test_set: str = "shapes_val") -> Path:
+        truth = load_coco(tiny_config.with_name("val.json"), None, "val")
+        names = truth.categories.names
+        folder = tmp_path / run / "inference" / test_set
+        labels = truth.categories.labels_of_ids(names)
+        with PredictionWriter(folder, names) as writer:
+            for index, image_id in enumerate(truth.image_ids.tolist()):
+                rows = truth.annotations_of(index)
+                boxes = truth.boxes_xywh[rows][::every].float()
+                boxes[:, 2:] += boxes[:, :2]
+                found = truth.category_ids[rows][::every].apply_(lambda each: labels[each])
+                scores = boxes.new_full((len(boxes),), 0.75)
+                height, width = truth.image_sizes[index].tolist()
+                writer.add(image_id, Prediction(boxes, scores, (height, width), found))
+        return folder
+
+    return write

@@ -9,35 +9,8 @@ from typing import Any
 
 import pytest
 
-from detengine.data.coco import load_coco
-from detengine.evaluation.predictions_file import PredictionWriter
-from detengine.structures.prediction import Prediction
-
 Command = Callable[..., Any]
 Store = Callable[..., Path]
-
-
-@pytest.fixture
-def store(tiny_config: Path, tmp_path: Path) -> Store:
-    """(name of the run, share of the objects found) -> the folder of its predictions."""
-
-    def write(run: str, every: int, test_set: str = "shapes_val") -> Path:
-        truth = load_coco(tiny_config.with_name("val.json"), None, "val")
-        names = truth.categories.names
-        folder = tmp_path / run / "inference" / test_set
-        labels = truth.categories.labels_of_ids(names)
-        with PredictionWriter(folder, names) as writer:
-            for index, image_id in enumerate(truth.image_ids.tolist()):
-                rows = truth.annotations_of(index)
-                boxes = truth.boxes_xywh[rows][::every].float()
-                boxes[:, 2:] += boxes[:, :2]
-                found = truth.category_ids[rows][::every].apply_(lambda each: labels[each])
-                scores = boxes.new_full((len(boxes),), 0.75)
-                height, width = truth.image_sizes[index].tolist()
-                writer.add(image_id, Prediction(boxes, scores, (height, width), found))
-        return folder
-
-    return write
 
 
 def test_analyze_prints_the_tables_and_writes_one_file(

@@ -1,5 +1,6 @@
 """`detengine eval --predictions`: what was predicted, scored again."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from detengine.config.load import load_config
 from detengine.evaluation.coco import IOU_TYPES
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.rescoring import Subset, rescore
+
+_IMAGE_ID = re.compile(r"-?[0-9]{1,19}")
+_SHOWN = 80
 
 
 def rescore_predictions(
@@ -49,13 +53,21 @@ def rescore_predictions(
 
 def image_ids_of(given: str) -> list[int]:
     """The ids in a list, or in a file of that name: numbers between commas or blanks."""
-    path = Path(given)
-    text = path.read_text() if path.is_file() else given
-    words = text.replace(",", " ").split()
-    wrong = [word for word in words if not word.lstrip("-").isdigit()]
-    if wrong:
+    words = _text_of(given).replace(",", " ").split()
+    wrong = [word for word in words if not _IMAGE_ID.fullmatch(word)]
+    if wrong or not words:
+        what = f"{wrong[0][:_SHOWN]!r} is no image id" if wrong else "nothing is an image id"
         raise ValueError(
-            f"--images is {given!r}, of which {wrong[0]!r} is no image id; expected integers with "
-            "commas between them, or a file that holds them"
+            f"--images is {given[:_SHOWN]!r}, of which {what}; expected integers with commas "
+            "between them, or a file that holds them"
         )
     return [int(word) for word in words]
+
+
+def _text_of(given: str) -> str:
+    path = Path(given)
+    try:
+        is_file = path.is_file()
+    except OSError:  # a list may be too long for a file's name
+        is_file = False
+    return path.read_text(encoding="utf-8", errors="replace") if is_file else given
