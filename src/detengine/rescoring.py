@@ -75,8 +75,7 @@ def rescore(
             logger.info("%s\n%s", name, result.table())
     if output_folder is not None:
         write_results(results, make_output_folder(output_folder))
-    if annotations is None:
-        check_expectations(cfg, results)
+    check_expectations(cfg, results)
     return results
 
 

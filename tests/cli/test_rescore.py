@@ -32,6 +32,17 @@ def test_what_is_no_image_id_is_named(
     assert said in finished.err
 
 
+def test_expected_results_are_held_against_an_annotation_file_s_scores_too(
+    detengine: Command, store: Store, tiny_config: Path
+) -> None:
+    truth = tiny_config.with_name("val.json")
+    arguments = ["--predictions", store("run", every=1), "--annotations", truth]
+    expected = "[[bbox, AP, [0.5, 0.01]]]"
+    finished = detengine("eval", *arguments, "TEST.EXPECTED_RESULTS", expected)
+    assert finished.code == 3
+    assert "error: 1 of 1 expected results were missed:\nval: bbox > AP" in finished.err
+
+
 def test_a_list_of_image_ids_may_be_longer_than_the_name_of_a_file(
     detengine: Command, store: Store, tiny_config: Path
 ) -> None:
