@@ -58,7 +58,9 @@ def test_compare_prints_the_differences_and_writes_one_file(
         (["{stored}", "--annotations", "gone.json"], 1, "there is no file gone.json"),
         (["gone", "-c", "{config}"], 1, "there are no predictions at gone: expected"),
         (["{folder}", "-c", "{config}"], 1, "expected predictions.pth in it, or its path"),
-        (["{stored}", "-c", "{config}", "--iou-type", "box"], 1, "the iou type 'box' is none of"),
+        (["{stored}", "-c", "{config}", "--iou-type", "box"], 2, "--iou-type is 'box', but is one"),
+        (["{stored}", "-c", "{config}", "--output-dir", "{config}"], 1, "the output folder"),
+        (["{stored}", "-c", "{config}", "--score-threshold", "nan"], 1, "but must be a score"),
         (["{stored}", "-c", "{config}", "--iou-type", "segm"], 1, "segm is to be scored and needs"),
         (["{other}", "-c", "{config}", "DATASETS.TEST", "[shapes_train, voc_val]"], 1, "and none"),
         (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from detengine.cli.predictions import find_truth, write_json
+from detengine.cli.predictions import find_truth, raise_if_no_iou_type, write_json
 from detengine.evaluation.analysis import analyze
 from detengine.rescoring import open_predictions
 
@@ -21,6 +21,7 @@ def analyze_predictions(
     output_dir: Path | None,
 ) -> None:
     """Print the tables, and write analysis.json where there is an output folder, nothing else."""
+    raise_if_no_iou_type(iou_type)
     truth = find_truth([stored], config_file, annotations, overrides)
     opened = open_predictions(stored, truth.ground_truth, (iou_type,))
     found = analyze(

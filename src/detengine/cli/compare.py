@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from detengine.cli.predictions import find_truth, write_json
+from detengine.cli.predictions import find_truth, raise_if_no_iou_type, write_json
 from detengine.evaluation.comparison import compare
 from detengine.rescoring import open_predictions
 
@@ -22,6 +22,7 @@ def compare_predictions(
     output_dir: Path | None,
 ) -> None:
     """Print the table, and write comparison.json where there is an output folder, nothing else."""
+    raise_if_no_iou_type(iou_type)
     truth = find_truth([stored_a, stored_b], config_file, annotations, overrides)
     a, b = (
         open_predictions(path, truth.ground_truth, (iou_type,)) for path in (stored_a, stored_b)

@@ -10,8 +10,10 @@ import typer
 from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
 from detengine.evaluation.build import build_scoring_options
+from detengine.evaluation.coco import IOU_TYPES
 from detengine.evaluation.image_tally import OnWrongImages
 from detengine.evaluation.options import ScoringOptions
+from detengine.output_folder import make_output_folder
 from detengine.rescoring import load_truths
 from detengine.structures.ground_truth import GroundTruth
 
@@ -61,9 +63,14 @@ def _find_test_set(cfg: Config, stored: Sequence[Path]) -> str:
     return named[0] if named else test_sets[0]
 
 
+def raise_if_no_iou_type(given: str) -> None:
+    """Raise a usage error for what --iou-type cannot be."""
+    if given not in IOU_TYPES:
+        raise typer.BadParameter(f"--iou-type is {given!r}, but is one of {', '.join(IOU_TYPES)}")
+
+
 def write_json(content: dict[str, Any], folder: Path, name: str) -> None:
     """Write a file of plain types, in a folder that is made if need be, and say where it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
+    path = make_output_folder(folder) / name
     path.write_bytes(orjson.dumps(content) + b"\n")
     typer.echo(f"\nwrote {path}")

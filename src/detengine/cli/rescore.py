@@ -7,9 +7,8 @@ from pathlib import Path
 import typer
 
 from detengine.cli.app import EXIT_EXPECTATION_MISSED
-from detengine.cli.predictions import CONVENTIONS
+from detengine.cli.predictions import CONVENTIONS, raise_if_no_iou_type
 from detengine.config.load import load_config
-from detengine.evaluation.coco import IOU_TYPES
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.rescoring import Subset, rescore
 
@@ -30,8 +29,7 @@ def rescore_predictions(
 ) -> None:
     """Ends with exit code 3 where an expected result is missed."""
     for iou_type in iou_types:
-        if iou_type not in IOU_TYPES:
-            raise typer.BadParameter(f"--iou-type {iou_type} is none of {', '.join(IOU_TYPES)}")
+        raise_if_no_iou_type(iou_type)
     cfg = load_config(config_file, [*([] if config_file else CONVENTIONS), *overrides])
     subset = Subset(
         None if classes is None else [name.strip() for name in classes.split(",")],

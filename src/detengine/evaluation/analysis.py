@@ -1,5 +1,6 @@
 """Why a score is what it is: hotcoco's analyses, of the detections that the score counts."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def analyze(
     confusion matrix and among the worst images, of which there are at most num_images.
     Raises ValueError for what `evaluate` refuses, and for thresholds that mean nothing.
     """
-    _raise_if_meaningless(background_threshold, iou_threshold)
+    _raise_if_meaningless(background_threshold, iou_threshold, score_threshold)
     collected, scores = collect(
         ground_truth,
         predictions,
@@ -103,12 +104,16 @@ def analyze(
     )
 
 
-def _raise_if_meaningless(background_threshold: float, iou_threshold: float) -> None:
+def _raise_if_meaningless(
+    background_threshold: float, iou_threshold: float, score_threshold: float
+) -> None:
     if not 0 < background_threshold < iou_threshold <= 1:
         raise ValueError(
             f"the thresholds are {background_threshold} (background) and {iou_threshold} (IoU), "
             "but must be ascending, in (0, 1]"
         )
+    if not math.isfinite(score_threshold):
+        raise ValueError(f"the score threshold is {score_threshold}, but must be a score")
 
 
 def _params_at(collected: Collected, iou_threshold: float) -> hotcoco.Params:
