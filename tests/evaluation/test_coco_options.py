@@ -134,6 +134,10 @@ def test_keypoints_that_cannot_be_scored_are_refused(make_case, change, message)
         ({"max_detections": ()}, r"TEST.MAX_DETECTIONS is \[\]; expected at least one"),
         ({"max_detections": (0, 5)}, "TEST.MAX_DETECTIONS has 0, but all must be positive"),
         ({"area_ranges": {"odd": (9.0, 4.0)}}, "the area range 'odd' is from 9.0 to 4.0"),
+        (
+            {"area_ranges": {"any": (0.0, 1e10)}},
+            "the area ranges 'all' and 'any' are both from 0.0",
+        ),
         ({"keypoint_sigmas": (0.1, 0.0)}, "all must be positive"),
     ],
 )

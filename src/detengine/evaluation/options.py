@@ -25,7 +25,8 @@ class ScoringOptions:
 
     - metrics: names of `scorers.SCORERS`; their tasks stand side by side in the result.
     - iou_thresholds: of COCO's and LVIS's AP, ascending; None: 0.50, 0.55, ..., 0.95.
-    - area_ranges: COCO's by name, "all" is always among them; None: small, medium, large.
+    - area_ranges: COCO's by name, all different, "all" is always among them; None: small, medium,
+      large.
     - max_detections: COCO's limits for an image and class, ascending, the last is the AP's; None:
       1, 10, 100 (keypoints 20; LVIS 300 for an image, over all classes).
     - keypoint_sigmas: the tolerance of each keypoint; None: the 17 of a person, as in COCO.
@@ -60,6 +61,18 @@ class ScoringOptions:
                 raise ValueError(
                     f"the area range {name!r} is from {low} to {high}; expected (least, most) in "
                     "square pixels, ascending (TEST.AREA_RANGES)"
+                )
+        self._raise_if_areas_are_alike()
+
+    def _raise_if_areas_are_alike(self) -> None:
+        """hotcoco would count the detections of both as those of the last."""
+        names: dict[AreaRange, str] = {}
+        for name, (low, high) in self.areas(COCO_AREAS).items():
+            other = names.setdefault((low, high), name)
+            if other != name:
+                raise ValueError(
+                    f"the area ranges {other!r} and {name!r} are both from {low} to {high}; "
+                    "expected different ones ('all' is among them by itself; TEST.AREA_RANGES)"
                 )
 
     def areas(self, standard: Mapping[str, AreaRange]) -> dict[str, AreaRange]:
