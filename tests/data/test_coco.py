@@ -122,6 +122,10 @@ def test_a_file_without_annotations_is_a_data_set_without_objects(make_coco: Mak
         ({"segmentation": [[1, 2, 3]]}, "segmentation of annotation 77: a polygon is a list"),
         ({"segmentation": {"size": [9, 9], "counts": [81]}}, r"77: .* image of \[9, 9\]"),
         ({"keypoints": [1, 2]}, "keypoints of annotation 77 must be 0 times x, y"),
+        ({"keypoints": 5}, "keypoints of annotation 77 must be 0 times x, y"),
+        ({"num_keypoints": "x"}, "'num_keypoints' of annotation 77 must be a number, but is 'x'"),
+        ({"iscrowd": "0"}, "'iscrowd' of annotation 77 must be 0 or 1, but is '0'"),
+        ({"id": 2**63}, "'id' of annotation 0 is 9223372036854775808, which 64 bits do not hold"),
     ],
 )  # fmt: skip
 def test_an_impossible_annotation_is_named_with_its_file(
@@ -152,6 +156,9 @@ def test_a_missing_key_of_an_annotation_is_named(make_coco: MakeCoco, key: str) 
         ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "'a' stands twice"),
         ({"categories": [{"id": i, "name": str(i), "keypoints": ["k"] * i} for i in (1, 2)]},
          "different keypoints"),
+        ({"categories": [{"id": 1, "name": "a", "keypoints": 5}]}, "must be a list of their names"),
+        ({"images": [{"id": 1, "file_name": "1.png", "height": 2**20, "width": 2**20}]},
+         "more than the 2\\*\\*32 that masks can count"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_refused_with_what_is_missing(

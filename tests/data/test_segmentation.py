@@ -41,6 +41,11 @@ def test_all_three_kinds_give_the_same_string(seed: int) -> None:
         ({"size": [53, 37], "counts": [1961]}, r"image of \[53, 37\].*gives its image \[37, 53\]"),
         ({"size": [37, 53], "counts": [1960]}, "cover 1960 pixels, .* has 1961"),
         ({"size": [37, 53], "counts": [-1, 1962]}, "run length must be"),
+        (
+            {"size": [37, 53], "counts": [2**63, 1]},
+            "run length must be .* one is 9223372036854775808",
+        ),
+        ({"size": 37, "counts": "0"}, "its run lengths are of an image of 37"),
         ({"size": [37, 53], "counts": {}}, "neither a string nor integers"),
         ({"size": [37, 53], "counts": "not rle!"}, "foreign|belong"),
     ],

@@ -89,6 +89,8 @@ def _integer(path: Path, where: str, entry: Mapping[str, Any], key: str) -> int:
     value = _require(path, where, entry, key)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{path}: {key!r} of {where} must be an integer, but is {value!r}")
+    if abs(value) >= 1 << 63:
+        raise ValueError(f"{path}: {key!r} of {where} is {value}, which 64 bits do not hold")
     return value
 
 
@@ -100,7 +102,7 @@ def _read_categories(
     pairs = list(zip(where, entries, strict=True))
     names = tuple(str(_require(path, at, entry, "name")) for at, entry in pairs)
     ids = tuple(_integer(path, at, entry, "id") for at, entry in pairs)
-    schemes = {tuple(entry["keypoints"]) for entry in entries if entry.get("keypoints")}
+    schemes = {_keypoint_names(path, *pair) for pair in pairs} - {()}
     if len(schemes) > 1:
         raise ValueError(
             f"{path}: its categories name different keypoints ({sorted(map(len, schemes))} of "
@@ -112,9 +114,20 @@ def _read_categories(
         raise ValueError(f"{path}: {error}") from error
 
 
+def _keypoint_names(path: Path, where: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    names = entry.get("keypoints") or []
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise ValueError(
+            f"{path}: the keypoints of {where} must be a list of their names, but are "
+            f"{str(names)[:80]}"
+        )
+    return tuple(names)
+
+
 def _count_keypoints(entries: Sequence[Mapping[str, Any]]) -> int:
     """J, from the first annotation with keypoints; 0 if there is none."""
-    return next((len(each["keypoints"]) // 3 for each in entries if each.get("keypoints")), 0)
+    given = (each.get("keypoints") for each in entries)
+    return next((len(each) // 3 for each in given if each and isinstance(each, list)), 0)
 
 
 def _read_images(
@@ -128,12 +141,22 @@ def _read_images(
     if folder is not None:
         raise_if_folder_is_wrong(path, folder, file_names)
     sizes = [
-        (_edge(path, at, entry, "height"), _edge(path, at, entry, "width"))
+        _size(path, at, entry)
         if folder is None or ("height" in entry and "width" in entry)
         else read_size(folder / file_name)
         for (at, entry), file_name in zip(pairs, file_names, strict=True)
     ]
     return FoundImages(ids, file_names, sizes)
+
+
+def _size(path: Path, where: str, entry: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = (_edge(path, where, entry, key) for key in ("height", "width"))
+    if height * width >= 1 << 32:
+        raise ValueError(
+            f"{path}: {where} has {height} x {width} pixels (height x width), more than the 2**32 "
+            "that masks can count. Correct its size."
+        )
+    return height, width
 
 
 def _edge(path: Path, where: str, entry: Mapping[str, Any], key: str) -> int:
@@ -184,11 +207,17 @@ class _ObjectReader:
             category_id=category_id,
             box_xywh=box,
             area=self._area(where, entry, box, mask),
-            is_crowd=bool(entry.get("iscrowd")),
+            is_crowd=self._is_crowd(where, entry),
             mask=mask,
             keypoints=keypoints,
             num_keypoints=labelled,
         )
+
+    def _is_crowd(self, where: str, entry: Mapping[str, Any]) -> bool:
+        flag = entry.get("iscrowd") or 0
+        if flag not in (0, 1):
+            raise ValueError(f"{self.path}: 'iscrowd' of {where} must be 0 or 1, but is {flag!r}")
+        return bool(flag)
 
     def _box(self, where: str, entry: Mapping[str, Any]) -> tuple[float, float, float, float]:
         box = _require(self.path, where, entry, "bbox")
@@ -228,4 +257,8 @@ class _ObjectReader:
         labelled = entry.get("num_keypoints")
         if labelled is None:
             labelled = sum(flag > 0 for flag in keypoints[2::3])
+        if not is_numbers([labelled]):
+            raise ValueError(
+                f"{self.path}: 'num_keypoints' of {where} must be a number, but is {labelled!r}"
+            )
         return tuple(keypoints), int(labelled)

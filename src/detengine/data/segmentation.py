@@ -24,9 +24,10 @@ def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
             "neither polygons [[x1, y1, x2, y2, ...], ...] nor run lengths {'size': ..., "
             f"'counts': ...}}, but {str(segmentation)[:80]}"
         )
-    if list(segmentation["size"]) != list(size):
+    own_size = segmentation["size"]
+    if not isinstance(own_size, list | tuple) or list(own_size) != list(size):
         raise ValueError(
-            f"its run lengths are of an image of {segmentation['size']} (height, width), but the "
+            f"its run lengths are of an image of {own_size} (height, width), but the "
             f"file gives its image {list(size)}. Were the images resized?"
         )
     counts = segmentation["counts"]
@@ -34,7 +35,12 @@ def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
         mask = counts.encode()
         runs = decode_counts(mask)
     elif is_numbers(counts):
-        runs = np.asarray(counts, dtype=np.int64)
+        try:
+            runs = np.asarray(counts, dtype=np.int64)
+        except OverflowError as error:
+            raise ValueError(
+                f"a run length must be 0 to 2**32 - 1, but one is {max(counts, key=abs)}"
+            ) from error
         mask = encode_counts(runs)
     else:
         raise ValueError(f"its counts are neither a string nor integers, but {str(counts)[:80]}")
