@@ -46,14 +46,6 @@ class CocoResults:
             image_id = whole_number_of(self.path, number, entry, "image_id")
             self._of_image.setdefault(image_id, []).append(number)
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def image_ids(self) -> list[int]:
-        """The images that have entries."""
-        return list(self._of_image)
-
     def iou_types(self) -> tuple[str, ...]:
         """What all entries have; ("bbox",) if there are none."""
         if not self._entries:
