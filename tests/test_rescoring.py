@@ -254,6 +254,7 @@ def test_what_other_weights_or_another_configuration_predicted_is_not_gone_on_wi
         weights = tmp_path / "other/model_final.pth"
     evaluate(cfg, weights, resume=True)
     assert not predicted_already(log)
+    assert "there was nothing to resume, and they were removed" in log.text
     assert [key for key, _ in load_predictions(interrupted.folder)] == [100, 101, 102, 103]
 
 

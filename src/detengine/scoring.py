@@ -145,7 +145,12 @@ def begin_predictions(folder: Path, origin: str, *, resume: bool) -> list[int]:
     if is_main_process():
         found = stored_image_ids(folder, origin) if resume else None
         if found is None:
-            remove_predictions(folder)
+            if remove_predictions(folder) and resume:
+                logger.warning(
+                    "the predictions in %s were of other weights, another model or other data: "
+                    "there was nothing to resume, and they were removed",
+                    folder,
+                )
         else:
             done = found
             logger.info("%d images are predicted already in %s", len(done), folder)

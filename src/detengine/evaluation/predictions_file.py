@@ -149,10 +149,12 @@ def stored_image_ids(folder: str | Path, origin: str) -> list[int] | None:
     return image_ids or None
 
 
-def remove_predictions(folder: str | Path) -> None:
-    """Remove all stored predictions; other files stay."""
-    for file in _files(folder):
+def remove_predictions(folder: str | Path) -> int:
+    """Remove all stored predictions, and give the number of their files; other files stay."""
+    files = _files(folder)
+    for file in files:
         file.path.unlink()
+    return len(files)
 
 
 class _File(NamedTuple):
