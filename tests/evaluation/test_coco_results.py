@@ -120,6 +120,8 @@ def test_the_iou_types_are_what_all_entries_have(case, tmp_path):
     path = tmp_path / "some.json"
     path.write_bytes(orjson.dumps([_plain(entry) for entry in case.coco_results("segm")]))
     assert CocoResults(path).iou_types() == ("segm",)
+    with pytest.raises(ValueError, match=r"no 'bbox'; .* Score what all entries have \(--iou-ty"):
+        _score(case, path, ("bbox",))
     path.write_text("[]")
     assert CocoResults(path).iou_types() == ("bbox",)
 

@@ -15,12 +15,17 @@ from detengine.structures.rle import RLE, decode_counts, encode_counts
 
 Entry = Mapping[str, Any]
 
+PART_OF_IOU_TYPE = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
+
 
 def required(path: Path, number: int, entry: Entry, key: str) -> Any:
     """What an entry must have."""
     if key not in entry:
         given = ", ".join(entry) or "nothing"
-        raise ValueError(f"{path}: entry {number} has no {key!r}; it has {given}")
+        message = f"{path}: entry {number} has no {key!r}; it has {given}"
+        if key in PART_OF_IOU_TYPE.values():
+            message += ". Score what all entries have (--iou-type)."
+        raise ValueError(message)
     return entry[key]
 
 

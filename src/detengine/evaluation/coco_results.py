@@ -13,6 +13,7 @@ import orjson
 import torch
 
 from detengine.evaluation.coco_entries import (
+    PART_OF_IOU_TYPE,
     Entry,
     box_of,
     mask_of,
@@ -28,7 +29,6 @@ from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
 
-PART_OF_IOU_TYPE = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 _LISTED = 10
 
 

@@ -178,7 +178,7 @@ def _files_at(path: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(
             f"there are no predictions at {path}: expected {_file_name(0, 0)} in it, or its path. "
-            "They are stored where an evaluation has an output folder"
+            "An evaluation stores them in OUTPUT_DIR/inference/TEST_SET."
         )
     return files
 
