@@ -235,7 +235,9 @@ def test_an_interrupted_scoring_goes_on_with_the_missing_images(
 def test_without_resume_a_scoring_begins_anew(
     interrupted: Interrupted, log: pytest.LogCaptureFixture
 ) -> None:
+    (interrupted.folder / "keypoints.json").write_text("what other weights found")
     evaluate(interrupted.cfg, interrupted.weights)
+    assert not (interrupted.folder / "keypoints.json").exists()
     assert not predicted_already(log)
     assert [key for key, _ in load_predictions(interrupted.folder)] == [100, 101, 102, 103]
 

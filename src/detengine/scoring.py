@@ -26,6 +26,7 @@ from detengine.engine.inference import inference
 from detengine.engine.tta import TestTimeAugmentation
 from detengine.engine.validation_loss import validation_loss
 from detengine.evaluation.build import build_scoring_options, gives_proposals, iou_types_of
+from detengine.evaluation.coco_results import remove_coco_results
 from detengine.evaluation.predictions_file import (
     load_predictions,
     remove_predictions,
@@ -145,6 +146,7 @@ def begin_predictions(folder: Path, origin: str, *, resume: bool) -> list[int]:
     if is_main_process():
         found = stored_image_ids(folder, origin) if resume else None
         if found is None:
+            remove_coco_results(folder)
             if remove_predictions(folder) and resume:
                 logger.warning(
                     "the predictions in %s were of other weights, another model or other data: "

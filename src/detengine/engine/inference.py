@@ -21,7 +21,7 @@ from detengine.distributed.comm import (
 )
 from detengine.engine.model_mode import model_mode
 from detengine.engine.stopping import StopAgreement, StopRequestedError
-from detengine.evaluation.coco_results import write_coco_results
+from detengine.evaluation.coco_results import remove_coco_results, write_coco_results
 from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.expected import ExpectedResult, check_expected_results
 from detengine.evaluation.image_tally import OnWrongImages
@@ -212,6 +212,7 @@ def start_anew(output_folder: str | Path) -> None:
     """Remove the predictions of an earlier evaluation; called by all ranks."""
     if is_main_process():
         remove_predictions(output_folder)
+        remove_coco_results(output_folder)
     synchronize()
 
 

@@ -189,6 +189,12 @@ def write_coco_results(
         temporary.replace(folder / f"{iou_type}.json")
 
 
+def remove_coco_results(folder: str | Path) -> None:
+    """Remove what `write_coco_results` wrote there."""
+    for iou_type in PART_OF_IOU_TYPE:
+        (Path(folder) / f"{iou_type}.json").unlink(missing_ok=True)
+
+
 def _entries_of(
     image_id: int, prediction: Prediction, iou_type: str, category_of_label: Sequence[int | None]
 ) -> Iterator[dict[str, Any]]:
