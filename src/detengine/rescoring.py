@@ -1,7 +1,7 @@
 """Scoring what is predicted already: no model, no images, other questions."""
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from detengine.data.coco import load_coco
 from detengine.data.lvis import load_lvis
 from detengine.evaluation.build import build_scoring_options, gives_proposals, iou_types_of
 from detengine.evaluation.coco_results import CocoResults
-from detengine.evaluation.evaluator import Evaluator
-from detengine.evaluation.options import ScoringOptions
+from detengine.evaluation.detections import Detections
+from detengine.evaluation.evaluate import evaluate
 from detengine.evaluation.predictions_file import load_class_names, load_predictions
 from detengine.evaluation.result import EvaluationResult
 from detengine.evaluation.truth import Truth
@@ -75,7 +75,8 @@ def rescore(
             logger.info("%s\n%s", name, result.table())
     if output_folder is not None:
         write_results(results, make_output_folder(output_folder))
-    check_expectations(cfg, results)
+    if subset == EVERYTHING:  # what is expected is expected of the whole
+        check_expectations(cfg, results)
     return results
 
 
@@ -108,23 +109,54 @@ def _of_test_set(predictions: Path, name: str, *, needed: bool) -> Path:
 
 
 class OpenPredictions(NamedTuple):
-    """class_names: of the labels 1..K. predictions: (image_id, Prediction), read once."""
+    """What was predicted. predictions: each image's id, and what was found in it; read once.
+
+    class_names: of the labels 1..K. iou_types: what is to be scored.
+    """
 
     class_names: Sequence[str]
-    predictions: Iterable[tuple[int, Prediction]]
+    iou_types: Sequence[str]
+    predictions: Iterable[tuple[int, Prediction | Detections]]
 
 
-def open_predictions(path: Path, truth: GroundTruth, iou_types: Sequence[str]) -> OpenPredictions:
+def open_predictions(
+    path: Path,
+    truth: GroundTruth,
+    iou_types: Sequence[str] = (),
+    *,
+    chosen: GroundTruth | None = None,
+) -> OpenPredictions:
     """The predictions of one test set, in a folder, one of its files, or a COCO result file.
 
-    Images that a result file does not mention come without detections. Raises as `rescore`.
+    Images that a result file does not mention come without detections, and its numbers in its own
+    precision. iou_types: none for all that a result file has, or boxes. chosen: a part of the
+    truth, the rest of which is left out; None for all of it. Raises as `rescore`.
     """
+    chosen = truth if chosen is None else chosen
     if path.suffix != ".json":
-        return OpenPredictions(load_class_names(path), load_predictions(path))
+        class_names = load_class_names(path)
+        predictions = _of_part(load_predictions(path), truth, chosen, class_names)
+        return OpenPredictions(class_names, iou_types or ("bbox",), predictions)
     found = CocoResults(path)
     found.raise_if_foreign(truth)
-    class_names = truth.categories.names
-    return OpenPredictions(class_names, found.predictions(Truth(truth, class_names), iou_types))
+    iou_types, class_names = iou_types or found.iou_types(), chosen.categories.names
+    detections = found.detections(Truth(chosen, class_names), iou_types)
+    return OpenPredictions(class_names, iou_types, detections)
+
+
+def _of_part(
+    predictions: Iterable[tuple[int, Prediction]],
+    truth: GroundTruth,
+    chosen: GroundTruth,
+    class_names: Sequence[str],
+) -> Iterator[tuple[int, Prediction]]:
+    """Without the images and classes of the truth that were not chosen; foreign ones stay."""
+    left_out = set(truth.image_ids.tolist()) - set(chosen.image_ids.tolist())
+    dropped = set(truth.categories.names) - set(chosen.categories.names)
+    labels = [k for k, name in enumerate(class_names, start=1) if name not in dropped]
+    for image_id, prediction in predictions:
+        if image_id not in left_out:
+            yield image_id, prediction.of_labels(labels) if dropped else prediction
 
 
 def _rescore_one(
@@ -135,46 +167,13 @@ def _rescore_one(
     iou_types: Sequence[str],
     subset: Subset,
 ) -> EvaluationResult:
-    options = build_scoring_options(cfg, name if name in cfg.DATASETS.TEST else None)
     chosen = select(truth, class_names=subset.classes, image_ids=subset.image_ids)
-    if predictions.suffix == ".json":
-        return _of_coco_results(cfg, CocoResults(predictions), truth, chosen, iou_types, options)
-    class_names = load_class_names(predictions)
-    if gives_proposals(cfg):
-        class_names = truth.categories.names
-    evaluator = Evaluator(
+    opened = open_predictions(predictions, truth, iou_types, chosen=chosen)
+    return evaluate(
         chosen,
-        class_names,
-        iou_types or ("bbox",),
-        options=options,
+        opened.predictions,
+        truth.categories.names if gives_proposals(cfg) else opened.class_names,
+        opened.iou_types,
+        options=build_scoring_options(cfg, name if name in cfg.DATASETS.TEST else None),
         on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
     )
-    left_out = set(truth.image_ids.tolist()) - set(chosen.image_ids.tolist())
-    labels = [k for k, each in enumerate(class_names, start=1) if each in chosen.categories.names]
-    for image_id, prediction in load_predictions(predictions):
-        if image_id not in left_out:
-            if subset.classes is not None:
-                prediction = prediction.of_labels(labels)
-            evaluator.update(image_id, prediction)
-    return evaluator.result()
-
-
-def _of_coco_results(
-    cfg: Config,
-    found: CocoResults,
-    truth: GroundTruth,
-    chosen: GroundTruth,
-    iou_types: Sequence[str],
-    options: ScoringOptions,
-) -> EvaluationResult:
-    found.raise_if_foreign(truth)
-    evaluator = Evaluator(
-        chosen,
-        chosen.categories.names,
-        iou_types or found.iou_types(),
-        options=options,
-        on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
-    )
-    for detections in found.detections(evaluator.truth, evaluator.iou_types):
-        evaluator.take(detections)
-    return evaluator.result()

@@ -23,8 +23,8 @@ def _score(case, path, iou_types):
     found = CocoResults(path)
     found.raise_if_foreign(case.ground_truth)
     evaluator = Evaluator(case.ground_truth, case.ground_truth.categories.names, iou_types)
-    for detections in found.detections(evaluator.truth, iou_types):
-        evaluator.take(detections)
+    for image_id, detections in found.detections(evaluator.truth, iou_types):
+        evaluator.update(image_id, detections)
     return evaluator.result()
 
 
@@ -126,21 +126,6 @@ def test_the_iou_types_are_what_all_entries_have(case, tmp_path):
     assert CocoResults(path).iou_types() == ("bbox",)
 
 
-def test_predictions_of_a_file_are_those_that_wrote_it(case, tmp_path):
-    with PredictionWriter(tmp_path, case.class_names) as writer:
-        for image_id, prediction in case.predictions.items():
-            writer.add(image_id, prediction)
-    write_coco_results(tmp_path, case.ground_truth.categories, case.class_names, ("segm",))
-    truth = Evaluator(case.ground_truth, case.class_names, ("segm",)).truth
-    found = dict(CocoResults(tmp_path / "segm.json").predictions(truth, ("segm",)))
-    assert set(found) == set(case.predictions)
-    for image_id, prediction in found.items():
-        given = case.predictions[image_id]
-        assert prediction.labels.tolist() == given.labels.tolist()
-        assert prediction.scores.tolist() == given.scores.tolist()
-        assert prediction.rles == given.rles
-
-
 def test_keypoints_are_read_where_the_ground_truth_has_no_object(tmp_path):
     image = {"id": 1, "file_name": "1.jpg", "height": 9, "width": 9}
     person = {"id": 1, "name": "person", "keypoints": [f"joint {n}" for n in range(17)]}
@@ -151,7 +136,7 @@ def test_keypoints_are_read_where_the_ground_truth_has_no_object(tmp_path):
     (tmp_path / "keypoints.json").write_text(json.dumps([entry]))
     evaluator = Evaluator(truth, ("person",), ("keypoints",))
     [found] = CocoResults(tmp_path / "keypoints.json").detections(evaluator.truth, ("keypoints",))
-    evaluator.take(found)
+    evaluator.update(*found)
     assert evaluator.result().metrics["keypoints"]["AP"] == -1
 
 

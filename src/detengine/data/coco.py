@@ -24,6 +24,9 @@ from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.rle import decode_counts
 
+_LVIS = "neg_category_ids"
+"""What an image's entry has in LVIS's format only."""
+
 
 def load_coco(annotations: Path, images: Path | None, name: str) -> GroundTruth:
     """Read a COCO file. annotations: the json; images: the folder; name: for messages.
@@ -79,8 +82,10 @@ def read_json(path: Path, name: str) -> Mapping[str, Any]:
 
 def _require(path: Path, where: str, entry: Mapping[str, Any], key: str) -> Any:
     if key not in entry:
+        lvis = " Is it LVIS's? Then its FORMAT, or TEST.METRICS, is lvis." if _LVIS in entry else ""
         raise ValueError(
-            f"{path}: {where} has no {key!r}, which COCO's format asks for; it has {sorted(entry)}"
+            f"{path}: {where} has no {key!r}, which COCO's format asks for; it has "
+            f"{sorted(entry)}.{lvis}"
         )
     return entry[key]
 

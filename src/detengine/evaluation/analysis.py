@@ -20,6 +20,7 @@ from detengine.evaluation.analysis_result import (
 )
 from detengine.evaluation.coco_metrics import coco_params, mean
 from detengine.evaluation.collected import Collected, Flags, collect
+from detengine.evaluation.detections import Detections
 from detengine.evaluation.image_tally import OnWrongImages
 from detengine.evaluation.options import COCO_AREAS, ScoringOptions
 from detengine.structures.ground_truth import GroundTruth
@@ -43,7 +44,7 @@ _BETWEEN_CLASSES = (
 
 def analyze(
     ground_truth: GroundTruth,
-    predictions: Iterable[tuple[int, Prediction]],
+    predictions: Iterable[tuple[int, Prediction | Detections]],
     class_names: Sequence[str],
     iou_type: str = "bbox",
     *,

@@ -81,8 +81,10 @@ class CocoResults:
                 "category ids?"
             )
 
-    def detections(self, truth: Truth, iou_types: Sequence[str]) -> Iterator[Detections]:
-        """Those of every image that is scored, with the numbers as they are written.
+    def detections(
+        self, truth: Truth, iou_types: Sequence[str]
+    ) -> Iterator[tuple[int, Detections]]:
+        """The id and the detections of every image of the truth, in the file's precision.
 
         Images of the ground truth that the file does not mention come last, without detections.
         Raises ValueError, naming image and entry, for what cannot be scored.
@@ -92,31 +94,12 @@ class CocoResults:
         for image_id, numbers in self._of_image.items():
             image = truth.find(image_id)
             if image is not None:
-                yield self._detections_of(image, numbers, truth, iou_types, joints)
-        for image in range(len(truth)):
-            if truth.ids_of([image])[0] not in self._of_image:
+                found = self._detections_of(image, numbers, truth, iou_types, joints)
+                yield image_id, found
+        for image, image_id in enumerate(truth.ids_of(range(len(truth)))):
+            if image_id not in self._of_image:
                 size = truth.size_of(image) or (1, 1)
-                yield no_detections(image, truth.name_of(image), size, joints)
-
-    def predictions(
-        self, truth: Truth, iou_types: Sequence[str]
-    ) -> Iterator[tuple[int, Prediction]]:
-        """The same as Predictions, in float64; labels are those of the truth's class names."""
-        label_of_name = {name: k for k, name in enumerate(truth.class_names, start=1)}
-        labels = torch.tensor([label_of_name[name] for name in truth.categories.names])
-        for each in self.detections(truth, iou_types):
-            points = each.keypoints
-            yield (
-                truth.ids_of([each.image])[0],
-                Prediction(
-                    boxes_xyxy=torch.from_numpy(each.boxes_xyxy),
-                    scores=torch.from_numpy(each.scores),
-                    size=each.size,
-                    labels=labels[torch.from_numpy(each.categories)],
-                    rles=None if each.rles is None else list(each.rles),
-                    keypoints=None if points is None else torch.from_numpy(points),
-                ),
-            )
+                yield image_id, no_detections(image, truth.name_of(image), size, joints)
 
     def _detections_of(
         self,

@@ -145,7 +145,7 @@ class Collected:
 
 def collect(
     ground_truth: GroundTruth,
-    predictions: Iterable[tuple[int, Prediction]],
+    predictions: Iterable[tuple[int, Prediction | Detections]],
     class_names: Sequence[str],
     iou_type: str,
     *,

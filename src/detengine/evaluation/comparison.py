@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from detengine.evaluation.bootstrap import class_by_class, draw
 from detengine.evaluation.coco_metrics import coco_params, metrics_of, summarize
 from detengine.evaluation.collected import Collected, collect
+from detengine.evaluation.detections import Detections
 from detengine.evaluation.options import ScoringOptions
 from detengine.evaluation.result import aligned, percent
 from detengine.structures.ground_truth import GroundTruth
@@ -82,8 +83,8 @@ class Comparison:
 
 def compare(
     ground_truth: GroundTruth,
-    predictions_a: Iterable[tuple[int, Prediction]],
-    predictions_b: Iterable[tuple[int, Prediction]],
+    predictions_a: Iterable[tuple[int, Prediction | Detections]],
+    predictions_b: Iterable[tuple[int, Prediction | Detections]],
     class_names_a: Sequence[str],
     class_names_b: Sequence[str],
     *,
@@ -146,7 +147,7 @@ def _shared(names_a: Sequence[str], names_b: Sequence[str]) -> list[str]:
 def _collect(
     letter: str,
     ground_truth: GroundTruth,
-    predictions: Iterable[tuple[int, Prediction]],
+    predictions: Iterable[tuple[int, Prediction | Detections]],
     class_names: Sequence[str],
     iou_type: str,
     options: ScoringOptions | None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from detengine.evaluation.detections import Detections
 from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.expected import ExpectedResult, check_expected_results
 from detengine.evaluation.image_tally import OnWrongImages
@@ -13,7 +14,7 @@ from detengine.structures.prediction import Prediction
 
 def evaluate(
     ground_truth: GroundTruth,
-    predictions: Iterable[tuple[int, Prediction]],
+    predictions: Iterable[tuple[int, Prediction | Detections]],
     class_names: Sequence[str],
     iou_types: Sequence[str] = ("bbox",),
     *,
@@ -24,6 +25,7 @@ def evaluate(
 ) -> EvaluationResult:
     """The scores of (image_id, prediction) pairs, read once and not kept.
 
+    Detections, of a result file, are taken as they are.
     class_names: the names of the labels 1..K. options: by which metrics; None for COCO's. Each
     image must come exactly once; otherwise ValueError, or with on_wrong_images "warn" a warning
     (see Evaluator). Raises ExpectedResultsError if an expected result is missed.

@@ -93,15 +93,10 @@ class Evaluator:
     def truth(self) -> Truth:
         return self._truth
 
-    def take(self, detections: Detections) -> bool:
-        """As `update`, of detections that were checked where they were read."""
-        if self._admit(self._truth.ids_of([detections.image])[0]) is None:
-            return False
-        self._score(detections)
-        return True
-
-    def update(self, image_id: int, prediction: Prediction) -> bool:
+    def update(self, image_id: int, prediction: Prediction | Detections) -> bool:
         """Match one image's predictions, in the pixels of the stored image.
+
+        Detections are taken as they are: they were checked where they were read.
 
         Returns whether it was scored: an image that is not in the ground truth, or has been scored
         before, is only noted for `result`. Raises ValueError, and leaves the evaluator as it was,
@@ -110,6 +105,9 @@ class Evaluator:
         image = self._admit(image_id)
         if image is None:
             return False
+        if isinstance(prediction, Detections):
+            self._score(prediction)
+            return True
         where = self._truth.name_of(image)
         raise_if_size_differs(prediction.size, self._truth.size_of(image), where)
         raise_if_boxes_unfit(prediction.boxes_xyxy, prediction.scores, where)
