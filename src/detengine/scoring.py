@@ -2,13 +2,14 @@
 
 import hashlib
 import logging
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detengine.config.schema import Config
 from detengine.data.build import make_evaluation_loader, make_loss_loader
@@ -125,7 +126,10 @@ def measure_losses(
 
 
 def origin_of(cfg: Config, model: nn.Module, dataset: DetectionDataset) -> str:
-    """The sha256 of all that predictions depend on: weights, model, images' sizes, annotations."""
+    """The sha256 of all that predictions depend on: weights, model, images' sizes, annotations.
+
+    Not of the images' pixels, nor of a BUILDER's code.
+    """
     digest = hashlib.sha256()
     model_keys = cfg.MODEL.model_dump(exclude={"DEVICE", "WEIGHT"})
     views = cfg.TEST.BBOX_AUG.model_dump()
@@ -134,10 +138,18 @@ def origin_of(cfg: Config, model: nn.Module, dataset: DetectionDataset) -> str:
         digest.update(repr(part).encode())
     digest.update(dataset.ground_truth().digest().encode())
     digest.update(repr(tuple(dataset.class_names)).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{list(value.shape)}".encode())
+            digest.update(_bytes_of(value))
+        else:  # a module's extra state, which may be anything
+            digest.update(pickle.dumps(value))
     return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def begin_predictions(folder: Path, origin: str, *, resume: bool) -> list[int]:
