@@ -213,6 +213,12 @@ def test_nothing_is_read_from_the_device_before_the_end(host_reads: Any) -> None
     assert counts[0] == counts[1] == {"tolist": 1}
 
 
+def test_a_buffer_that_cannot_be_written_is_none_that_a_batch_has_changed() -> None:
+    model = Losses(lambda images: {"a": mean_of(images)})
+    model.register_buffer("means", torch.zeros(1).expand(3), persistent=False)
+    assert validation_loss(model, batches_of([1, 3]), CPU)["a"] == 2
+
+
 def test_a_loader_without_batches_is_an_error() -> None:
     with pytest.raises(ValueError, match="there are no images to measure losses on"):
         validation_loss(Losses(lambda images: {}), [], CPU)

@@ -67,7 +67,10 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     """
     before = [(module, dict(module._buffers)) for module in model.modules()]
     groups = group_by_kind(
-        each for _, buffers in before for each in buffers.values() if each is not None
+        each
+        for _, buffers in before
+        for each in buffers.values()
+        if each is not None and _can_be_written(each)
     )
     kept = [flatten(group) for group in groups]
     try:
@@ -79,6 +82,13 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         with torch.inference_mode():  # a buffer that was made while scoring cannot change outside
             for group, flat in zip(groups, kept, strict=True):
                 copy_from_flat(group, flat)
+
+
+def _can_be_written(buffer: Tensor) -> bool:
+    """False of one that `expand` has made: torch writes into none whose elements share memory."""
+    return all(
+        stride or size < 2 for size, stride in zip(buffer.shape, buffer.stride(), strict=True)
+    )
 
 
 def _of_batch(losses: Mapping[str, Tensor], num_images: int) -> _BatchLosses:
