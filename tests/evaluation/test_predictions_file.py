@@ -102,6 +102,15 @@ def test_what_is_stored_of_one_origin_is_told_from_that_of_another(case, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
+def test_where_there_are_files_no_image_more_is_no_file_more(case, tmp_path):
+    first, *_ = case.predictions
+    for image_ids in ([first], [], []):
+        with PredictionWriter(tmp_path, case.class_names) as writer:
+            for image_id in image_ids:
+                writer.add(image_id, case.predictions[image_id])
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.pth"]
+
+
 def test_only_tensors_and_plain_types_are_stored(case, tmp_path):
     _write(tmp_path, case.class_names, case.predictions)
     columns = torch.load(tmp_path / "predictions.pth", weights_only=True)

@@ -57,7 +57,6 @@ class PredictionWriter:
             (each.number for each in _files(folder) if each.rank == rank), default=-1
         )
         self._parts: tuple[int, list[str]] | None = None
-        self._has_written = False
         self._start_file()
 
     def __enter__(self) -> "PredictionWriter":
@@ -88,8 +87,8 @@ class PredictionWriter:
             self._write()
 
     def close(self) -> None:
-        """Write what has not been written; without any image a file that only has the classes."""
-        if self._image_ids or not self._has_written:
+        """Write what has not been written; no image at all is a file that only has the classes."""
+        if self._image_ids or not self._number:
             self._write()
 
     def _raise_if_parts_differ(self, image_id: int, prediction: Prediction) -> None:
@@ -108,7 +107,6 @@ class PredictionWriter:
         temporary = path.with_suffix(".tmp")
         torch.save({**self._header, **make_columns(self._image_ids, self._predictions)}, temporary)
         temporary.replace(path)
-        self._has_written = True
         self._number += 1
         self._start_file()
 
