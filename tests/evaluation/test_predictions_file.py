@@ -102,6 +102,21 @@ def test_what_is_stored_of_one_origin_is_told_from_that_of_another(case, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_of_a_file_that_cannot_be_read_nothing_is_gone_on_with(case, tmp_path, caplog, is_damaged):
+    first, second, *_ = case.predictions
+    for image_id in (first, second):
+        with PredictionWriter(tmp_path, case.class_names, origin="these weights") as writer:
+            writer.add(image_id, case.predictions[image_id])
+    last = tmp_path / "predictions_0001.pth"
+    if is_damaged:
+        last.write_bytes(b"")
+    else:
+        torch.save({"format": 1}, last)
+    assert stored_image_ids(tmp_path, "these weights") is None
+    assert f"no prediction in {tmp_path} is gone on with: {last}" in caplog.text
+
+
 def test_where_there_are_files_no_image_more_is_no_file_more(case, tmp_path):
     first, *_ = case.predictions
     for image_ids in ([first], [], []):

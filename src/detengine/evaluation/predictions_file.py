@@ -4,6 +4,7 @@ Each rank writes its own: `predictions.pth`, then `predictions_0001.pth` and so 
 `predictions_rank2.pth`, `predictions_rank2_0001.pth`. Every file is whole; an image is in one.
 """
 
+import logging
 import re
 import time
 import zipfile
@@ -28,6 +29,8 @@ _NAME = re.compile(r"predictions(?:_rank(\d+))?(?:_(\d{4,}))?\.pth")
 
 _BYTES_OF_A_FILE = 4 << 20
 _SECONDS_OF_A_FILE = 60.0
+
+_logger = logging.getLogger("detengine.scoring")
 
 
 class PredictionWriter:
@@ -137,10 +140,17 @@ def load_class_names(path: str | Path) -> tuple[str, ...]:
 
 
 def stored_image_ids(folder: str | Path, origin: str) -> list[int] | None:
-    """Which images have stored predictions; None if there are none, or of another origin."""
+    """Which images have stored predictions; None if there are none, or of another origin.
+
+    None, too, with a warning, where a file is damaged or another version's.
+    """
     image_ids: list[int] = []
     for file in _files(folder):
-        columns = _load(file.path)
+        try:
+            columns = _load(file.path)
+        except ValueError as error:
+            _logger.warning("no prediction in %s is gone on with: %s", folder, error)
+            return None
         if columns["origin"] != origin:
             return None
         image_ids += columns["image_ids"].tolist()
