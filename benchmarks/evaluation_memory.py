@@ -135,6 +135,7 @@ def case_whole(images: int, task: str) -> dict[str, float]:
                 prediction = fresh(predictions[image % DISTINCT])
                 evaluator.update(image, prediction)
                 writer.add(image, prediction)
+                writer.end_batch()
         evaluator.result()
         write_coco_results(Path(folder), truth.categories, truth.categories.names, iou_types)
         size = sum(path.stat().st_size for path in Path(folder).glob("*.pth"))

@@ -227,6 +227,17 @@ def test_evaluated_ranks_share_the_images_without_padding(
     assert ids == [[[1], [3], [5]], [[2], [4]]]
 
 
+@pytest.mark.parametrize(("done", "missing"), [([2, 4], [[1, 3], [5]]), ([1, 3, 2], [[5]])])
+def test_what_is_not_evaluated_yet_comes_in_the_batches_that_it_comes_in_anyway(
+    make_config: MakeConfig, done: list[int], missing: list[list[int]]
+) -> None:
+    """An image that stood beside others would be padded otherwise, and give other detections."""
+    cfg = make_config("TEST.IMS_PER_BATCH", "4")
+    (wide,) = build_datasets(cfg, ["wide"])
+    loader = make_evaluation_loader(cfg, wide, rank=0, world_size=2, without=done)
+    assert [batch.image_ids for batch in loader] == missing
+
+
 @pytest.mark.parametrize("augmented", ["False", "True"])
 def test_losses_are_measured_on_the_batches_of_the_evaluation_resized_and_with_targets(
     make_config: MakeConfig, augmented: str

@@ -19,6 +19,16 @@ def test_predictions_are_in_the_pixels_of_the_stored_image(detector, make_evalua
     assert found[101].size == (20, 40)
 
 
+def test_a_batch_has_ended_when_its_last_prediction_was_taken(detector, make_evaluation_loader):
+    taken, at_ends = [], []
+    loader = make_evaluation_loader(5)
+    for image_id, _ in compute_on_dataset(
+        detector, loader, CPU, after_batch=lambda: at_ends.append(len(taken))
+    ):
+        taken.append(image_id)
+    assert at_ends == [2, 4, 5]
+
+
 def test_a_perfect_detector_scores_one(detector, make_evaluation_loader):
     result = inference(detector, make_evaluation_loader(5), "toy", device="cpu")
     assert result.metrics["bbox"]["AP"] == pytest.approx(1.0)

@@ -57,6 +57,7 @@ def test_what_is_written_is_scored_as_what_was_predicted(case, tmp_path):
     with PredictionWriter(tmp_path, case.class_names, bytes_of_a_file=300) as writer:
         for image_id, prediction in case.predictions.items():
             writer.add(image_id, prediction)
+            writer.end_batch()
     write_coco_results(tmp_path, case.ground_truth.categories, case.class_names, BOTH)
     pairs = case.predictions.items()
     expected = evaluate(case.ground_truth, pairs, case.class_names, BOTH)

@@ -74,6 +74,7 @@ def test_predictions_come_in_files_of_a_few_megabytes_and_in_their_order(case, t
     with PredictionWriter(tmp_path, case.class_names, bytes_of_a_file=300) as writer:
         for image_id, prediction in case.predictions.items():
             writer.add(image_id, prediction)
+            writer.end_batch()
     names = {path.name for path in tmp_path.iterdir()}
     assert names > {"predictions.pth", "predictions_0001.pth", "predictions_0002.pth"}
     stored = dict(load_predictions(tmp_path))
@@ -82,6 +83,15 @@ def test_predictions_come_in_files_of_a_few_megabytes_and_in_their_order(case, t
         _assert_same(prediction, case.predictions[image_id])
     shares = [list(load_predictions(tmp_path, share=(rank, 2))) for rank in range(2)]
     assert sorted(k for share in shares for k, _ in share) == sorted(case.predictions)
+
+
+def test_a_file_ends_with_a_batch(case, tmp_path):
+    with PredictionWriter(tmp_path, case.class_names, bytes_of_a_file=1) as writer:
+        for image_id, prediction in case.predictions.items():
+            writer.add(image_id, prediction)
+        assert not list(tmp_path.iterdir())
+        writer.end_batch()
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.pth"]
 
 
 def test_without_files_there_is_an_error(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from detengine.config.catalog import find_definition
@@ -302,13 +302,17 @@ def make_evaluation_loader(
 ) -> Loader:
     """One rank's images of a data set: every world_size-th, each image once over all ranks.
 
-    without: ids of images that are left out, because there are predictions of them.
+    without: ids of images that are left out, because there are predictions of them. The others come
+    in the batches that they come in anyway, since an image is padded to the largest of its batch,
+    and what is found in it depends on that.
     """
     data = EvaluationData(dataset, build_transforms(cfg, is_train=False))
-    done = frozenset(without)
-    image_ids = dataset.ground_truth().image_ids.tolist()
-    wanted = [index for index, image_id in enumerate(image_ids) if image_id not in done]
-    return _evaluation_loader(cfg, data, wanted, rank=rank, world_size=world_size)
+    batches = _batches_of_rank(cfg, len(dataset), rank=rank, world_size=world_size)
+    if without:
+        done, image_ids = frozenset(without), dataset.ground_truth().image_ids.tolist()
+        missing = ([each for each in batch if image_ids[each] not in done] for batch in batches)
+        batches = [batch for batch in missing if batch]
+    return _loader(cfg, data, batches, keep_workers=False)
 
 
 def make_loss_loader(
@@ -319,16 +323,17 @@ def make_loss_loader(
     They are resized as in evaluation, whatever TEST.BBOX_AUG says.
     """
     data = EvaluationData(dataset, [_evaluation_resize(cfg)], with_targets=True)
-    return _evaluation_loader(cfg, data, range(len(dataset)), rank=rank, world_size=world_size)
+    batches = _batches_of_rank(cfg, len(dataset), rank=rank, world_size=world_size)
+    return _loader(cfg, data, batches, keep_workers=False)
 
 
-def _evaluation_loader(
-    cfg: Config, data: EvaluationData, wanted: Sequence[int], *, rank: int, world_size: int
-) -> Loader:
-    images = max(1, cfg.TEST.IMS_PER_BATCH // world_size)
-    own = wanted[rank::world_size]
-    sampler = BatchSampler(own, images, drop_last=False)
-    return _loader(cfg, data, sampler, keep_workers=False)
+def _batches_of_rank(
+    cfg: Config, images: int, *, rank: int, world_size: int
+) -> list[Sequence[int]]:
+    """The indices of each batch that a rank evaluates."""
+    size = max(1, cfg.TEST.IMS_PER_BATCH // world_size)
+    own = range(images)[rank::world_size]
+    return [own[start : start + size] for start in range(0, len(own), size)]
 
 
 def _loader(cfg: Config, data: Any, batch_sampler: Any, *, keep_workers: bool) -> Loader:

@@ -112,7 +112,12 @@ def inference(
         prediction_writer(output_folder, dataset.class_names, origin) as writer,
         closing(
             compute_on_dataset(
-                model, data_loader, device, timer=model_timer, should_stop=should_stop
+                model,
+                data_loader,
+                device,
+                timer=model_timer,
+                should_stop=should_stop,
+                after_batch=None if writer is None else writer.end_batch,
             )
         ) as predictions,
     ):
@@ -142,11 +147,13 @@ def compute_on_dataset(
     *,
     timer: Timer | None = None,
     should_stop: Callable[[], bool] | None = None,
+    after_batch: Callable[[], None] | None = None,
 ) -> Generator[tuple[int, Prediction]]:
     """Each image's id and prediction on the CPU, in the pixels of the stored image.
 
     The model is in evaluation mode until the iterator ends or is closed. timer: measures the
     model's part, waiting for the device after each batch. should_stop: as in `inference`.
+    after_batch: called when the last prediction of a batch was taken.
     """
     batches = interruptible(data_loader, should_stop)
     with model_mode(model, training=False):
@@ -163,6 +170,8 @@ def compute_on_dataset(
             for image_id, target, output in zip(image_ids, targets, outputs, strict=True):
                 image_size, original_size = image_sizes(target, image_id)
                 yield image_id, Prediction.from_output(output, image_size, original_size)
+            if after_batch is not None:
+                after_batch()
 
 
 def interruptible(

@@ -36,7 +36,8 @@ _logger = logging.getLogger("detengine.scoring")
 class PredictionWriter:
     """Writes one rank's predictions, a file whenever 4 MiB or a minute's worth have come together.
 
-    So no more than that is in memory, or lost if the process is killed. class_names: the names of
+    So no more than that is in memory, or lost if the process is killed. A file ends with a batch,
+    so that what is gone on with are whole ones (`end_batch`). class_names: the names of
     the labels 1..K, kept beside the predictions. origin: what they are predictions of, for
     `stored_image_ids`. Files that are there already are left alone.
     As a context manager it writes the rest at the end of the block, also if the block raised.
@@ -83,6 +84,9 @@ class PredictionWriter:
         self._image_ids.append(image_id)
         self._predictions.append(prediction)
         self._bytes += _bytes_of(prediction)
+
+    def end_batch(self) -> None:
+        """Write a file, if enough has come together; to be called after each batch of images."""
         if (
             self._bytes >= self._bytes_of_a_file
             or time.monotonic() - self._began >= _SECONDS_OF_A_FILE
