@@ -209,6 +209,15 @@ def test_a_foreign_mask_is_refused(make_tree: MakeTree, pixels: Any, reason: str
         load(root, "mask")
 
 
+@pytest.mark.parametrize("length", [0, 60])
+def test_a_truncated_mask_is_named(make_tree: MakeTree, length: int) -> None:
+    root = make_tree({"a/a_1": ([], nothing())})
+    path = root / "gtFine/val/a/a_1_gtFine_instanceIds.png"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"a_1_gtFine_instanceIds\.png cannot be read as an image"):
+        load(root, "mask")
+
+
 @pytest.mark.parametrize("name", ["cityscapes_poly_instance_val", "cityscapes_mask_instance_val"])
 def test_the_catalogs_names_are_found_below_the_root(make_tree: MakeTree, name: str) -> None:
     pixels = nothing()

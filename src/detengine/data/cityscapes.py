@@ -27,7 +27,7 @@ from detengine.data.cityscapes_labels import (
     VOID_CODE,
     code_of_label,
 )
-from detengine.data.images import read_size
+from detengine.data.images import read_labels, read_size
 from detengine.data.segmentation import encode_segmentation, is_numbers
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import VOID, GroundTruth, IgnoredRegions
@@ -182,8 +182,7 @@ def _paint_codes(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) ->
 
 
 def _read_masks(path: Path, size: tuple[int, int]) -> tuple[list[_Found], Regions]:
-    with Image.open(path) as image:
-        pixels = np.asarray(image)
+    pixels = read_labels(path)
     if pixels.shape != size:
         raise ValueError(
             f"{path} is of {list(pixels.shape)} pixels (height, width), but its image of "

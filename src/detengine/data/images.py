@@ -11,9 +11,11 @@ Float pictures and integers beyond 16 bits are refused, because their range is k
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -55,6 +57,17 @@ def read_size(path: Path) -> tuple[int, int]:
     except (Image.DecompressionBombError, *_BROKEN_FILE) as error:
         raise ValueError(_unreadable(path, error)) from error
     return (width, height) if orientation in _ORIENTATIONS_ON_THEIR_SIDE else (height, width)
+
+
+def read_labels(path: Path) -> NDArray[Any]:
+    """A picture's numbers as they are stored: labels as [H, W]. Errors as `read_image`."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except FileNotFoundError:
+        raise
+    except (Image.DecompressionBombError, *_BROKEN_FILE) as error:
+        raise ValueError(_unreadable(path, error)) from error
 
 
 def _unreadable(path: Path, error: Exception) -> str:
