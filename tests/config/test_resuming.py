@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 
 from detengine.config.errors import ConfigError
 from detengine.config.load import load_config, to_yaml
@@ -63,6 +64,19 @@ def test_the_patience_of_a_run_may_change_and_end() -> None:
     )
     [line] = raise_if_another_run(before, now, "run/x.pth")
     assert line == "SOLVER.EARLY_STOPPING was 3, and is None from here on"
+
+
+@pytest.mark.parametrize("patience", ["None", "3"])
+def test_a_key_that_the_run_of_another_version_did_not_know_is_a_difference_where_it_is_on(
+    patience: str,
+) -> None:
+    scored = ("SOLVER.TEST_PERIOD", "5", "SOLVER.BEST_METRIC", "bbox/AP")
+    cfg = load_config(None, [*RUN, *scored, "SOLVER.EARLY_STOPPING", patience])
+    before = yaml.safe_load(to_yaml(cfg))
+    del before["SOLVER"]["EARLY_STOPPING"], before["DATALOADER"]["REPEAT_THRESHOLD"]
+    lines = raise_if_another_run(yaml.safe_dump(before), to_yaml(cfg), "run/x.pth")
+    said = "SOLVER.EARLY_STOPPING was not there, and is 3 from here on"
+    assert lines == ([] if patience == "None" else [said])
 
 
 def test_a_moved_output_folder_is_not_worth_a_word() -> None:

@@ -72,13 +72,20 @@ def _may_change(key: str, trained_on: set[str]) -> bool:
 def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], above: str = ""
 ) -> Iterator[tuple[str, str, str]]:
-    """Each key whose values differ, and both in words."""
+    """Each key whose values differ, and both in words.
+
+    One that a run of before did not know, and that is off (None, False), is no difference.
+    """
     for name in dict.fromkeys([*old, *new]):
         was, now_is = old.get(name, _ABSENT), new.get(name, _ABSENT)
         if isinstance(was, dict) and isinstance(now_is, dict):
             yield from _differences(was, now_is, f"{above}{name}.")
-        elif was != now_is:
+        elif was != now_is and not (was is _ABSENT and _is_off(now_is)):
             yield f"{above}{name}", _in_words(was), _in_words(now_is)
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False
 
 
 def _in_words(value: Any) -> str:
