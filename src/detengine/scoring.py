@@ -128,7 +128,7 @@ def measure_losses(
 def origin_of(cfg: Config, model: nn.Module, dataset: DetectionDataset) -> str:
     """The sha256 of all that predictions depend on: weights, model, images' sizes, annotations.
 
-    Not of the images' pixels, nor of a BUILDER's code.
+    Not of the images' pixels, of a BUILDER's code, or of which images share a batch.
     """
     digest = hashlib.sha256()
     model_keys = cfg.MODEL.model_dump(exclude={"DEVICE", "WEIGHT"})
