@@ -9,7 +9,7 @@ from detengine.checkpoint.checkpointer import DetectronCheckpointer
 from detengine.config.schema import Config
 from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import broadcast
-from detengine.engine.periodic_scoring import has_ended_early
+from detengine.engine.periodic_scoring import evaluations_in_a_row, has_ended_early
 from detengine.expectations import best_metric_of
 from detengine.monitor.sinks import last_iteration_with
 from detengine.solver.ema import ModelEMA
@@ -66,13 +66,13 @@ def _say_how_far(cfg: Config, arguments: dict[str, Any], folder: Path) -> None:
     elif has_ended_early(arguments, best_metric_of(cfg)):
         logger.info(
             "the run in %s has ended early, after %d of %d iterations, because %s had not become "
-            "better over %d evaluations. Raise SOLVER.EARLY_STOPPING, or set it to None, to go on "
+            "better over %s. Raise SOLVER.EARLY_STOPPING, or set it to None, to go on "
             "with it",
             folder,
             iteration,
             max_iter,
             cfg.SOLVER.BEST_METRIC,
-            arguments["without_better"]["evaluations"],
+            evaluations_in_a_row(arguments),
         )
     else:
         logger.info("%d of %d iterations are done", iteration, max_iter)

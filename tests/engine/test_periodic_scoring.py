@@ -10,7 +10,12 @@ from torch import nn
 
 from detengine.checkpoint.checkpointer import Checkpointer
 from detengine.checkpoint.files import load_file
-from detengine.engine.periodic_scoring import BestMetric, PeriodicScoring, has_ended_early
+from detengine.engine.periodic_scoring import (
+    BestMetric,
+    PeriodicScoring,
+    evaluations_in_a_row,
+    has_ended_early,
+)
 from detengine.engine.stopping import StopRequestedError
 
 AP = "val/mine/bbox/AP"
@@ -215,3 +220,8 @@ def test_a_run_that_has_ended_early_goes_on_with_more_patience_only(
     assert sink.written == []
     assert not list(tmp_path.glob("*.pth"))
     assert ("without_better" in arguments) == (best.patience is not None)
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 evaluation"), (3, "3 evaluations in a row")])
+def test_the_evaluations_since_the_best_are_told_in_words(count: int, words: str) -> None:
+    assert evaluations_in_a_row({"without_better": {"evaluations": count}}) == words

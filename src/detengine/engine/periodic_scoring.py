@@ -181,10 +181,16 @@ def _count(by: BestMetric, arguments: dict[str, Any], *, is_better: bool) -> Non
     arguments["without_better"] = count
 
 
+def evaluations_in_a_row(arguments: Mapping[str, Any]) -> str:
+    """How many have not been better, in words; of a run with a patience."""
+    count = arguments["without_better"]["evaluations"]
+    return "1 evaluation" if count == 1 else f"{count} evaluations in a row"
+
+
 def _why_it_ends(by: BestMetric, arguments: Mapping[str, Any]) -> str:
     best = _best_so_far(by, arguments)
     change = "fallen" if by.lower_is_better else "risen"
-    times = "1 evaluation" if by.patience == 1 else f"{by.patience} evaluations in a row"
+    times = evaluations_in_a_row(arguments)
     found = (
         "none gave a number"
         if best is None
