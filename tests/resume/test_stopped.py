@@ -4,8 +4,10 @@ from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 from typing import Any
 
 import pytest
+import torch
 
 from detengine.checkpoint.files import load_file
+from detengine.evaluation.predictions_file import load_predictions
 
 STOPPED = 75
 SCORED = {"SOLVER.MAX_ITER": 30, "SOLVER.TEST_PERIOD": 10, "SOLVER.EMA_DECAY": 0.9}
@@ -110,8 +112,15 @@ def test_broken_off_in_the_final_scoring_a_run_is_scored_when_it_is_resumed(
     assert run.train(resume=True, scored=True) == 0, run.output()
     expected = unbroken(settings, scored=True)
     assert run.metrics("val/") == expected.metrics("val/")
-    for name in ("results.json", "inference/shapes_val/predictions.pth"):
-        assert (run.folder / name).read_bytes() == (expected.folder / name).read_bytes()
+    results = [(each.folder / "results.json").read_bytes() for each in (run, expected)]
+    assert results[0] == results[1]
+    found, known = (
+        dict(load_predictions(each.folder / "inference/shapes_val")) for each in (run, expected)
+    )
+    assert found.keys() == known.keys()
+    for image_id, prediction in found.items():
+        assert torch.equal(prediction.boxes_xyxy, known[image_id].boxes_xyxy)
+        assert torch.equal(prediction.scores, known[image_id].scores)
     assert differences(run, expected) == []
 
 
