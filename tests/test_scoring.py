@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
-from detengine.config.load import load_config
-from detengine.config.schema import Config
+from detengine.config.load import load_config, replace
 from detengine.data.build import build_datasets
-from detengine.data.dataset import DetectionDataset
-from detengine.scoring import origin_of
+from detengine.scoring import digest_of_weights, origin_of
 
 
 class Stateful(nn.Module):
@@ -29,20 +26,36 @@ class Stateful(nn.Module):
         self.extra = state
 
 
-@pytest.fixture
-def cfg(tiny_config: Path) -> Config:
-    return load_config(tiny_config)
-
-
-@pytest.fixture
-def dataset(cfg: Config) -> DetectionDataset:
-    return build_datasets(cfg, cfg.DATASETS.TEST)[0]
-
-
-def test_the_origin_of_predictions_knows_a_models_extra_state(
-    cfg: Config, dataset: DetectionDataset
-) -> None:
+def test_the_digest_of_weights_knows_a_models_extra_state() -> None:
     extras = [{"scale": 1}, {"scale": 2}, {"table": torch.zeros(2000)}, {"table": torch.ones(2000)}]
-    origins = [origin_of(cfg, Stateful(extra), dataset) for extra in extras]
-    assert len(set(origins)) == 4
-    assert origin_of(cfg, Stateful({"scale": 1}), dataset) == origins[0]
+    digests = [digest_of_weights(Stateful(extra)) for extra in extras]
+    assert len(set(digests)) == 4
+    assert digest_of_weights(Stateful({"scale": 1})) == digests[0]
+
+
+def test_the_digest_of_weights_knows_their_values_names_and_types() -> None:
+    layers = [nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2).double(), nn.Linear(4, 1)]
+    for layer in layers[1:]:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    assert len({digest_of_weights(layer) for layer in [*layers, nn.Sequential(layers[1])]}) == 5
+
+
+def test_the_origin_of_predictions_is_another_for_other_weights_models_and_classes(
+    tiny_config: Path,
+) -> None:
+    cfg = load_config(tiny_config)
+    dataset, other = (
+        build_datasets(cfg, cfg.DATASETS.TEST, names)[0]
+        for names in (("disc", "bar", "wedge"), ("bar", "disc", "wedge"))
+    )
+    origins = [
+        origin_of(cfg, "weights", dataset),
+        origin_of(cfg, "others", dataset),
+        origin_of(cfg, "weights", other),
+        origin_of(replace(cfg, {"DTYPE": "bfloat16"}), "weights", dataset),
+        origin_of(replace(cfg, {"INPUT.MIN_SIZE_TEST": 77}), "weights", dataset),
+    ]
+    assert len(set(origins)) == 5
+    elsewhere = replace(cfg, {"MODEL.DEVICE": "cpu", "OUTPUT_DIR": "x", "SOLVER.MAX_ITER": 9})
+    assert origin_of(elsewhere, "weights", dataset) == origins[0]

@@ -92,7 +92,7 @@ def load_truths(cfg: Config, annotations: Path | None) -> dict[str, GroundTruth]
         return {annotations.stem: read(annotations, None, annotations.stem)}
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
-    return {name: load_truth(cfg, name)[0] for name in cfg.DATASETS.TEST}
+    return {name: load_truth(cfg, name, for_scoring=True)[0] for name in cfg.DATASETS.TEST}
 
 
 def _of_test_set(predictions: Path, name: str, *, needed: bool) -> Path:

@@ -121,7 +121,7 @@ def _train(
             share_buffers(model)
             return score(
                 cfg, scored, parts.test_sets, folder, device, watchdog,
-                should_stop=should_stop, resume=resume,
+                should_stop=should_stop, resume=resume and iteration == start_iter,
             )  # fmt: skip
 
     parallel_model = distribute(
@@ -190,7 +190,13 @@ def build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: b
     class_names = datasets[0].class_names
     if not skip_test:
         raise_if_not_measured(cfg)
-    test_sets = build_datasets(cfg, () if skip_test else cfg.DATASETS.TEST, class_names)
+    elif cfg.SOLVER.BEST_METRIC is not None:
+        logger.warning(
+            "nothing is scored in this run (skip_test), so that SOLVER.BEST_METRIC and "
+            "EARLY_STOPPING have no effect"
+        )
+    scored = () if skip_test else cfg.DATASETS.TEST
+    test_sets = build_datasets(cfg, scored, class_names, for_scoring=True)
     cfg = with_num_classes(cfg, class_names)
     torch.manual_seed(cfg.SEED)
     model = build_detection_model(cfg).to(device)
@@ -237,7 +243,7 @@ def _evaluate(
     class_names = read_file(find_weights(weights)).get("categories") or None
     if class_names is None and published is not None:
         class_names = published.class_names or None
-    test_sets = build_datasets(cfg, cfg.DATASETS.TEST, class_names)
+    test_sets = build_datasets(cfg, cfg.DATASETS.TEST, class_names, for_scoring=True)
     class_names = test_sets[0].class_names
     cfg = with_num_classes(cfg, class_names)
     model = build_detection_model(cfg).to(device)

@@ -61,45 +61,71 @@ def score(
     model: as `build_test_time_augmentation` gives it. resume: what an interrupted scoring of the
     same weights has predicted is not predicted again. Raises StopRequestedError, as `inference`.
     """
+    weights = digest_of_weights(model) if is_main_process() else ""
     results = {}
     for dataset in test_sets:
         predictions = make_output_folder(folder / "inference" / dataset.name)
-        origin = broadcast(origin_of(cfg, model, dataset))
-        done = begin_predictions(predictions, origin, resume=resume)
-        rank, ranks = get_rank(), get_world_size()
-        stored = load_predictions(predictions, share=(rank, ranks)) if done else iter(())
-        synchronize()  # every rank knows the files of before, now new ones may come
-        loader = make_evaluation_loader(cfg, dataset, rank=rank, world_size=ranks, without=done)
-        with naming_dead_workers(loader):
-            results[dataset.name] = inference(
-                model,
-                watchdog.batches(track(loader, f"scoring {dataset.name}")),
-                dataset.name,
-                iou_types_of(cfg),
-                gives_proposals(cfg),
-                device=device,
-                options=build_scoring_options(cfg, dataset.name),
-                stored=stored,
-                origin=origin,
-                output_folder=predictions,
-                inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
-                on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
-                should_stop=should_stop,
-            )
+        origin = broadcast(origin_of(cfg, weights, dataset) if is_main_process() else "")
+        result = score_test_set(
+            cfg, model, dataset, predictions, device, watchdog,
+            origin=origin, should_stop=should_stop, resume=resume,
+        )  # fmt: skip
         if is_main_process() and cfg.TEST.PICTURES:
-            pictures = make_output_folder(folder / "pictures" / dataset.name)
-            paths = write_pictures(
-                dataset, load_predictions(predictions), pictures, cfg.TEST.PICTURES
-            )
-            logger.info("pictures, truth beside prediction: %s", paths[0])
+            draw_pictures(cfg, dataset, predictions, folder / "pictures" / dataset.name)
         if cfg.TEST.LOSS:
             losses = measure_losses(cfg, model, dataset, device, watchdog, should_stop=should_stop)
-            result = results[dataset.name]
-            results[dataset.name] = replace(result, metrics={**result.metrics, LOSS: losses})
+            result = replace(result, metrics={**result.metrics, LOSS: losses})
+        results[dataset.name] = result
     if is_main_process():
         write_results(results, folder)
     synchronize()
     return results
+
+
+def score_test_set(
+    cfg: Config,
+    model: nn.Module,
+    dataset: DetectionDataset,
+    folder: Path,
+    device: torch.device,
+    watchdog: Watchdog,
+    *,
+    origin: str,
+    should_stop: Callable[[], bool] | None,
+    resume: bool,
+) -> EvaluationResult:
+    """One test set's scores; called by all ranks.
+
+    folder: of its predictions, which are marked with the origin. resume: as in `score`.
+    """
+    rank, ranks = get_rank(), get_world_size()
+    done = begin_predictions(folder, origin, resume=resume)
+    stored = load_predictions(folder, share=(rank, ranks)) if done else iter(())
+    synchronize()  # every rank knows the files of before, now new ones may come
+    loader = make_evaluation_loader(cfg, dataset, rank=rank, world_size=ranks, without=done)
+    with naming_dead_workers(loader):
+        return inference(
+            model,
+            watchdog.batches(track(loader, f"scoring {dataset.name}")),
+            dataset.name,
+            iou_types_of(cfg),
+            gives_proposals(cfg),
+            device=device,
+            options=build_scoring_options(cfg, dataset.name),
+            stored=stored,
+            origin=origin,
+            output_folder=folder,
+            inclusive_boxes=cfg.MODEL.ARITHMETIC.INCLUSIVE_PIXELS,
+            on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
+            should_stop=should_stop,
+        )
+
+
+def draw_pictures(cfg: Config, dataset: DetectionDataset, predictions: Path, folder: Path) -> None:
+    """TEST.PICTURES pictures of truth beside prediction, into the folder."""
+    pairs = load_predictions(predictions)
+    paths = write_pictures(dataset, pairs, make_output_folder(folder), cfg.TEST.PICTURES)
+    logger.info("pictures, truth beside prediction: %s", paths[0])
 
 
 def measure_losses(
@@ -125,19 +151,23 @@ def measure_losses(
     return losses
 
 
-def origin_of(cfg: Config, model: nn.Module, dataset: DetectionDataset) -> str:
+def origin_of(cfg: Config, weights: str, dataset: DetectionDataset) -> str:
     """The sha256 of all that predictions depend on: weights, model, images' sizes, annotations.
 
-    Not of the images' pixels, of a BUILDER's code, or of which images share a batch.
+    weights: as `digest_of_weights` gives it. Not of the images' pixels, of a BUILDER's code, or of
+    which images share a batch.
     """
-    digest = hashlib.sha256()
     model_keys = cfg.MODEL.model_dump(exclude={"DEVICE", "WEIGHT"})
     views = cfg.TEST.BBOX_AUG.model_dump()
     divisibility, limit = cfg.DATALOADER.SIZE_DIVISIBILITY, cfg.TEST.DETECTIONS_PER_IMG
-    for part in (model_keys, cfg.INPUT.model_dump(), cfg.DTYPE, views, divisibility, limit):
-        digest.update(repr(part).encode())
-    digest.update(dataset.ground_truth().digest().encode())
-    digest.update(repr(tuple(dataset.class_names)).encode())
+    parts = (model_keys, cfg.INPUT.model_dump(), cfg.DTYPE, views, divisibility, limit)
+    data = (dataset.ground_truth().digest(), tuple(dataset.class_names))
+    return hashlib.sha256(repr((weights, parts, data)).encode()).hexdigest()
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """The sha256 of a model's whole state, buffers and extra state included."""
+    digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         if isinstance(value, Tensor):

@@ -231,6 +231,9 @@ def test_the_catalogs_names_are_found_below_the_root(make_tree: MakeTree, name: 
         ["DATASETS.ROOT", home, "DATASETS.TEST", [name], "MODEL.ROI_BOX_HEAD.NUM_CLASSES", 11],
     )
     (dataset,) = build_datasets(cfg, [name])
+    assert dataset.ground_truth().ignored_regions is None  # which only scoring asks for
+    (scored,) = build_datasets(cfg, [name], for_scoring=True)
+    assert scored.ground_truth().ignored_regions is not None
     sample = dataset[0]
     assert list(sample.image.shape) == [3, HEIGHT, WIDTH]
     assert sample.target["labels"].tolist() == [3]

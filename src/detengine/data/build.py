@@ -38,39 +38,48 @@ Loader = DataLoader[Any]
 """Yields `structures.batch.Batch`."""
 
 
-def _load_coco(definition: CocoDefinition, root: Path, name: str) -> tuple[GroundTruth, Path]:
+def _load_coco(
+    definition: CocoDefinition, root: Path, name: str, for_scoring: bool
+) -> tuple[GroundTruth, Path]:
     images = root / definition.IMAGES
     return load_coco(root / definition.ANNOTATIONS, images, name), images
 
 
-def _load_voc(definition: VocDefinition, root: Path, name: str) -> tuple[GroundTruth, Path]:
+def _load_voc(
+    definition: VocDefinition, root: Path, name: str, for_scoring: bool
+) -> tuple[GroundTruth, Path]:
     folder = root / definition.ROOT
     truth = load_voc(folder, definition.SPLIT, definition.CLASSES, name)
     return truth, folder / IMAGE_FOLDER
 
 
 def _load_cityscapes(
-    definition: CityscapesDefinition, root: Path, name: str
+    definition: CityscapesDefinition, root: Path, name: str, for_scoring: bool
 ) -> tuple[GroundTruth, Path]:
     images, annotations = root / definition.IMAGES, root / definition.ANNOTATIONS
     split, mode, mini = definition.SPLIT, definition.MODE, definition.MINI
-    truth = load_cityscapes(images, annotations, split, name, mode=mode, mini=mini)
+    truth = load_cityscapes(
+        images, annotations, split, name, mode=mode, mini=mini, with_regions=for_scoring
+    )
     return truth, images / split
 
 
-def _load_lvis(definition: LvisDefinition, root: Path, name: str) -> tuple[GroundTruth, Path]:
+def _load_lvis(
+    definition: LvisDefinition, root: Path, name: str, for_scoring: bool
+) -> tuple[GroundTruth, Path]:
     images = root / definition.IMAGES
     return load_lvis(root / definition.ANNOTATIONS, images, name), images
 
 
-FORMATS: dict[str, Callable[[Any, Path, str], tuple[GroundTruth, Path]]] = {
+FORMATS: dict[str, Callable[[Any, Path, str, bool], tuple[GroundTruth, Path]]] = {
     "coco": _load_coco,
     "voc": _load_voc,
     "cityscapes": _load_cityscapes,
     "lvis": _load_lvis,
 }
-"""For each DatasetDefinition.FORMAT: the definition, the folder that relative paths start at and
-the data set's name to its annotations and its image folder."""
+"""For each DatasetDefinition.FORMAT: the definition, the folder that relative paths start at, the
+data set's name, and whether what only scoring asks for is wanted, to its annotations and its image
+folder."""
 
 
 def make_data_loader(
@@ -98,7 +107,7 @@ def make_data_loader(
     if is_train and not names:
         raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
     if datasets is None:
-        datasets = build_datasets(cfg, names, class_names)
+        datasets = build_datasets(cfg, names, class_names, for_scoring=not is_train)
     if is_train:
         return make_training_loader(cfg, datasets, start_iter, rank=rank, world_size=world_size)
     return [
@@ -107,14 +116,19 @@ def make_data_loader(
 
 
 def build_datasets(
-    cfg: Config, names: Sequence[str], class_names: Sequence[str] | None = None
+    cfg: Config,
+    names: Sequence[str],
+    class_names: Sequence[str] | None = None,
+    *,
+    for_scoring: bool = False,
 ) -> list[DetectionDataset]:
     """The named data sets, whose labels all mean the same classes.
 
     class_names: as in make_data_loader; a data set with a class beyond them is refused, unless
-    DATASETS.CLASSES says that the choice is deliberate.
+    DATASETS.CLASSES says that the choice is deliberate. for_scoring: their ground truth has what
+    only scoring asks for, too.
     """
-    loaded = {name: load_truth(cfg, name) for name in names}
+    loaded = {name: load_truth(cfg, name, for_scoring=for_scoring) for name in names}
     if class_names is None:
         class_names = _choose_class_names(cfg, loaded)
     elif cfg.DATASETS.CLASSES is None:
@@ -163,10 +177,10 @@ def _evaluation_resize(cfg: Config) -> v2.Transform:
     return make_resize(cfg.INPUT.RESIZE, (cfg.INPUT.MIN_SIZE_TEST,), cfg.INPUT.MAX_SIZE_TEST)
 
 
-def load_truth(cfg: Config, name: str) -> tuple[GroundTruth, Path]:
+def load_truth(cfg: Config, name: str, *, for_scoring: bool) -> tuple[GroundTruth, Path]:
     """The annotations of a data set by name, and the folder of its images."""
     definition, root = find_definition(cfg.DATASETS, name)
-    truth, image_folder = FORMATS[definition.FORMAT](definition, root, name)
+    truth, image_folder = FORMATS[definition.FORMAT](definition, root, name, for_scoring)
     if not len(truth):
         raise ValueError(
             f"data set {name!r} lists no images, but at least one is needed. Does "
@@ -185,7 +199,10 @@ def _choose_class_names(
     """
     names: Sequence[str] = cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
     try:
-        truths = [loaded[name][0] if name in loaded else load_truth(cfg, name)[0] for name in names]
+        truths = [
+            loaded[name][0] if name in loaded else load_truth(cfg, name, for_scoring=False)[0]
+            for name in names
+        ]
     except FileNotFoundError as error:
         names, truths = list(loaded), [truth for truth, _ in loaded.values()]
         logger.warning("labels are taken for the classes of %s: %s", ", ".join(names), error)

@@ -47,6 +47,7 @@ def load_cityscapes(
     *,
     mode: Literal["poly", "mask"],
     mini: int | None = None,
+    with_regions: bool = True,
 ) -> GroundTruth:
     """Read one split. images: the folder leftImg8bit; annotations: gtFine; name: for messages.
 
@@ -54,7 +55,8 @@ def load_cityscapes(
     evenly spaced. Image ids are 1, 2, ... in the order of the paths, annotation ids likewise over
     all images, category ids 1 to 10. An image without objects is an image. File names start with
     the city's folder, below images/<split>.
-    Ignored regions, void and groups, have the pixels that the benchmark gives them: those of
+    with_regions: also find the ignored regions, which only scoring asks for: void and groups. They
+    have the pixels that the benchmark gives them: those of
     *_instanceIds.png, or with "poly" of the polygons painted one over the other as that file is
     made, without reading it. The benchmark's own numbers need "mask": only there objects are what
     is seen of them, while polygons go on behind one another.
@@ -72,7 +74,7 @@ def load_cityscapes(
     regions: list[Regions] = []
     for index, (path, page) in enumerate(zip(paths, pages, strict=True)):
         sizes.append(read_size(path))
-        found_objects, found_regions = read(page, sizes[-1])
+        found_objects, found_regions = read(page, sizes[-1], with_regions=with_regions)
         objects += (
             _packed(index, number, found)
             for number, found in enumerate(found_objects, start=len(objects) + 1)
@@ -86,7 +88,8 @@ def load_cityscapes(
         ),
         objects,
     )
-    return replace(truth, ignored_regions=IgnoredRegions.from_lists(regions))
+    ignored = IgnoredRegions.from_lists(regions) if with_regions else None
+    return replace(truth, ignored_regions=ignored)
 
 
 class _Found(NamedTuple):
@@ -141,11 +144,13 @@ def _find_annotations(folder: Path, images: Sequence[Path], mode: str) -> list[P
     return [found[key] for key in keys]
 
 
-def _read_polygons(path: Path, size: tuple[int, int]) -> tuple[list[_Found], Regions]:
+def _read_polygons(
+    path: Path, size: tuple[int, int], *, with_regions: bool
+) -> tuple[list[_Found], Regions]:
     try:
         entries = orjson.loads(path.read_bytes())["objects"]
         found = [_read_polygon(each, size) for each in entries if each["label"] in CATEGORY_ID]
-        return found, _regions_of(_paint_codes(entries, size))
+        return found, _regions_of(_paint_codes(entries, size)) if with_regions else []
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no Cityscapes annotation: {type(error).__name__}: {error}; expected "
@@ -181,7 +186,9 @@ def _paint_codes(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) ->
     return np.asarray(image).T.ravel()
 
 
-def _read_masks(path: Path, size: tuple[int, int]) -> tuple[list[_Found], Regions]:
+def _read_masks(
+    path: Path, size: tuple[int, int], *, with_regions: bool
+) -> tuple[list[_Found], Regions]:
     pixels = read_labels(path)
     if pixels.shape != size:
         raise ValueError(
@@ -189,8 +196,10 @@ def _read_masks(path: Path, size: tuple[int, int]) -> tuple[list[_Found], Region
             f"{list(size)}. Were the images resized?"
         )
     by_column = pixels.T.ravel()
-    codes = CODE_OF_PIXEL.take(by_column, mode="clip")
-    return list(_split_objects(path, by_column, size)), _regions_of(codes)
+    found = list(_split_objects(path, by_column, size))
+    if not with_regions:
+        return found, []
+    return found, _regions_of(CODE_OF_PIXEL.take(by_column, mode="clip"))
 
 
 def _split_objects(path: Path, by_column: NDArray[Any], size: tuple[int, int]) -> Iterator[_Found]:
