@@ -182,11 +182,15 @@ class Interrupted:
         truth = json.loads(annotations_of(cfg).read_text())
         images = Path(cfg.DATASETS.ROOT) / definition.IMAGES
         third = images / truth["images"][2]["file_name"]
+        results = Path(cfg.OUTPUT_DIR) / "results.json"
+        results.parent.mkdir()
+        results.write_text('{"shapes_val": {"bbox": {"AP": 0.9}}}')
         picture = third.read_bytes()
         third.write_bytes(picture[:50])
         with pytest.raises(ValueError, match=third.name):
             evaluate(cfg, weights)
         third.write_bytes(picture)
+        assert not results.exists()  # which were of other weights
         self.folder = Path(cfg.OUTPUT_DIR) / "inference/shapes_val"
 
 

@@ -44,6 +44,8 @@ logger = logging.getLogger("detengine.scoring")
 Results = dict[str, EvaluationResult]
 """By the name of the test set."""
 
+RESULTS = "results.json"
+
 
 def score(
     cfg: Config,
@@ -219,4 +221,4 @@ def write_results(results: Results, folder: Path) -> None:
         }
         for test_set, result in results.items()
     }
-    (folder / "results.json").write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
+    (folder / RESULTS).write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")

@@ -207,9 +207,11 @@ def test_runs_over_other_images_are_refused_and_the_run_is_named(case):
         compared(fewer, case)
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"confidence": 1}, {"confidence": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"samples": 0}, {"samples": 10**12}, {"confidence": 1}, {"confidence": 0}]
+)
 def test_intervals_that_cannot_be_are_refused(case, wrong):
-    with pytest.raises(ValueError, match="expected at least one, and a share between 0 and 1"):
+    with pytest.raises(ValueError, match="expected 1 to 100000, and a share between 0 and 1"):
         compared(case, case, **wrong)
 
 

@@ -18,6 +18,9 @@ from detengine.structures.prediction import Prediction
 
 Floats = NDArray[np.float64]
 
+_MOST_SAMPLES = 100_000
+"""How often each of 5,000 images is drawn takes 4 GB then."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -101,10 +104,10 @@ def compare(
     Raises ValueError for what `evaluate` refuses, with the run's letter, and if the runs have no
     class in common.
     """
-    if samples < 1 or not 0 < confidence < 1:
+    if not 1 <= samples <= _MOST_SAMPLES or not 0 < confidence < 1:
         raise ValueError(
-            f"{samples} samples and a confidence of {confidence} were asked for; expected at least "
-            "one, and a share between 0 and 1"
+            f"{samples} samples and a confidence of {confidence} were asked for; expected 1 to "
+            f"{_MOST_SAMPLES}, and a share between 0 and 1"
         )
     a = _collect("A", ground_truth, predictions_a, class_names_a, iou_type, options)
     b = _collect("B", ground_truth, predictions_b, class_names_b, iou_type, options)

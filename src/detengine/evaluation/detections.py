@@ -96,35 +96,38 @@ def checked_labels(prediction: Prediction, num_labels: int, where: str) -> Posit
             f"{list(prediction.boxes_xyxy.shape)}, {list(prediction.scores.shape)} and "
             f"{list(prediction.labels.shape)}"
         )
-    wrong = ((prediction.labels < 1) | (prediction.labels > num_labels)).nonzero()[:, 0]
+    labels = prediction.labels.numpy()
+    wrong = np.flatnonzero((labels < 1) | (labels > num_labels))
     if len(wrong):
         raise ValueError(
-            f"{where}: detection {int(wrong[0])} has the label {int(prediction.labels[wrong[0]])}, "
+            f"{where}: detection {wrong[0]} has the label {labels[wrong[0]]}, "
             f"but the labels of {num_labels} classes are 1..{num_labels} (0 is the background)"
         )
-    return prediction.labels.numpy()
+    return labels
 
 
 def raise_if_boxes_unfit(boxes: Tensor, scores: Tensor, where: str) -> None:
-    """boxes: float[N, 4], xyxy; scores: float[N]."""
-    if boxes.shape != (len(scores), 4):
+    """boxes: float[N, 4], xyxy; scores: float[N]. In NumPy, which is faster with few numbers."""
+    if boxes.shape != (scores.numel(), 4):
         raise ValueError(
             f"{where}: expected boxes_xyxy[N, 4] and scores[N], but got "
             f"{list(boxes.shape)} and {list(scores.shape)}"
         )
-    for what, values in (("score", scores), ("box", boxes)):
-        rows = (~values.isfinite()).nonzero()[:, 0]
-        if len(rows):
-            row = int(rows[0])
+    corners = boxes.numpy()
+    for what, values in (("score", scores.numpy()), ("box", corners)):
+        finite = np.isfinite(values)
+        if not finite.all():
+            row = int(np.argwhere(~finite)[0, 0])
             raise ValueError(
-                f"{where}: the {what} of detection {row} of {len(scores)} is not a number or is "
+                f"{where}: the {what} of detection {row} of {len(values)} is not a number or is "
                 f"infinite: {values[row].tolist()}. Has the training diverged?"
             )
-    rows = (boxes[:, 2:] < boxes[:, :2]).nonzero()[:, 0]
-    if len(rows):
+    inverted = (corners[:, 2:] < corners[:, :2]).any(axis=1)
+    if inverted.any():
+        row = int(inverted.argmax())
         raise ValueError(
-            f"{where}: the box of detection {int(rows[0])} ends before it begins: "
-            f"{boxes[rows[0]].tolist()}. Boxes are x1, y1, x2, y2; was it given as x, y, w, h?"
+            f"{where}: the box of detection {row} ends before it begins: "
+            f"{corners[row].tolist()}. Boxes are x1, y1, x2, y2; was it given as x, y, w, h?"
         )
 
 

@@ -25,7 +25,6 @@ def evaluate(
 ) -> EvaluationResult:
     """The scores of (image_id, prediction) pairs, read once and not kept.
 
-    Detections, of a result file, are taken as they are.
     class_names: the names of the labels 1..K. options: by which metrics; None for COCO's. Each
     image must come exactly once; otherwise ValueError, or with on_wrong_images "warn" a warning
     (see Evaluator). Raises ExpectedResultsError if an expected result is missed.

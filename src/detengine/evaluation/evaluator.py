@@ -96,11 +96,10 @@ class Evaluator:
     def update(self, image_id: int, prediction: Prediction | Detections) -> bool:
         """Match one image's predictions, in the pixels of the stored image.
 
-        Detections are taken as they are: they were checked where they were read.
-
-        Returns whether it was scored: an image that is not in the ground truth, or has been scored
-        before, is only noted for `result`. Raises ValueError, and leaves the evaluator as it was,
-        if the prediction is not one of this image, or `result` was asked for.
+        Detections are taken as they are: they were checked where they were read. Returns whether
+        it was scored: an image that is not in the ground truth, or has been scored before, is only
+        noted for `result`. Raises ValueError, and leaves the evaluator as it was, if the prediction
+        is not one of this image, or `result` was asked for.
         """
         image = self._admit(image_id)
         if image is None:
