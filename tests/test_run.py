@@ -119,6 +119,7 @@ def test_everything_that_is_promised_lies_in_the_output_folder(trained: Trained)
         "pictures/shapes_val/100_val_0.png",
         "pictures/shapes_val/103_val_3.png",
         "results.json",
+        "per_class.json",
     }
     assert (trained.folder / "last_checkpoint").read_text() == "model_final.pth\n"
 

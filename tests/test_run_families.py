@@ -12,6 +12,7 @@ from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
 from detengine.evaluation.build import iou_types_of
 from detengine.evaluation.predictions_file import load_predictions
+from detengine.rescoring import rescore
 from detengine.run import evaluate, load, train
 from detengine.structures.rle import decode_counts
 
@@ -288,3 +289,12 @@ def test_lvis_is_trained_on_with_its_rare_images_repeated_and_scored_by_its_own_
     assert "PASS: lvis_bbox > APr" in log
     written = json.loads((tmp_path / "run/results.json").read_text())
     assert written["lvis_val"] == result.results["lvis_val"].to_json()
+    per_class = json.loads((tmp_path / "run/per_class.json").read_text())
+    assert per_class["lvis_val"] == result.results["lvis_val"].per_class
+    [again] = rescore(
+        load_config(None, ["CONVENTIONS", "modern"]),
+        tmp_path / "run/inference/lvis_val",
+        annotations=tmp_path / "lvis_val.json",
+        iou_types=("bbox", "segm"),
+    ).values()
+    assert again == result.results["lvis_val"]

@@ -42,6 +42,7 @@ def test_two_ranks_write_one_set_of_files(folder: Path) -> None:
         "log.txt",
         "metrics.jsonl",
         "results.json",
+        "per_class.json",
         "inference/shapes_val/bbox.json",
         "inference/shapes_val/segm.json",
         "inference/shapes_val/predictions.pth",

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from detengine.config.schema import Config
 from detengine.data.build import load_truth
-from detengine.data.coco import load_coco
-from detengine.data.lvis import load_lvis
+from detengine.data.lvis import load_coco_or_lvis
 from detengine.evaluation.build import build_scoring_options, gives_proposals, iou_types_of
 from detengine.evaluation.coco_results import CocoResults
 from detengine.evaluation.detections import Detections
@@ -51,8 +50,8 @@ def rescore(
     """Score stored predictions, of this program or a COCO result file; one process.
 
     predictions: a folder of an evaluation (`inference/<test set>`, or the one above it for several
-    test sets), one of its files, or a json. annotations: a COCO or LVIS json (by TEST.METRICS) in
-    the place of DATASETS.TEST. iou_types: what is scored; none for what the configuration's model
+    test sets), one of its files, or a json. annotations: a COCO or LVIS json in the place
+    of DATASETS.TEST. iou_types: what is scored; none for what the configuration's model
     predicts, or without one for what the json has, boxes else.
     output_folder: where results.json is written; None writes nothing.
     Raises ValueError or FileNotFoundError, naming file and image, and ExpectedResultsError.
@@ -87,9 +86,7 @@ def load_truths(cfg: Config, annotations: Path | None) -> dict[str, GroundTruth]
             raise FileNotFoundError(
                 f"there is no file {annotations}; --annotations is a COCO annotation file"
             )
-        is_lvis = "lvis" in (cfg.TEST.METRICS or ())
-        read = load_lvis if is_lvis else load_coco
-        return {annotations.stem: read(annotations, None, annotations.stem)}
+        return {annotations.stem: load_coco_or_lvis(annotations, annotations.stem)}
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
     return {name: load_truth(cfg, name, for_scoring=True)[0] for name in cfg.DATASETS.TEST}
@@ -174,6 +171,8 @@ def _rescore_one(
         opened.predictions,
         truth.categories.names if gives_proposals(cfg) else opened.class_names,
         opened.iou_types,
-        options=build_scoring_options(cfg, name if name in cfg.DATASETS.TEST else None),
+        options=build_scoring_options(
+            cfg, name if name in cfg.DATASETS.TEST else None, of_lvis=truth.federated is not None
+        ),
         on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
     )

@@ -46,7 +46,7 @@ from detengine.monitor.logs import logging_to, setup_logging
 from detengine.monitor.progress import track
 from detengine.monitor.sinks import JsonlSink, Sink
 from detengine.output_folder import held, make_output_folder, prepare_output_folder
-from detengine.scoring import RESULTS, Results, flat, score
+from detengine.scoring import PER_CLASS, RESULTS, Results, flat, score
 from detengine.solver.build import make_lr_scheduler, make_optimizer
 from detengine.solver.ema import ModelEMA
 from detengine.solver.precision import Precision
@@ -228,7 +228,8 @@ def evaluate(cfg: Config, weights: str | Path, *, resume: bool = False) -> Resul
         folder = make_output_folder(cfg.OUTPUT_DIR)
         setup_logging(folder)  # open until the last error is in it
         if is_main_process():
-            (folder / RESULTS).unlink(missing_ok=True)  # of other weights, should this one not end
+            for name in (RESULTS, PER_CLASS):  # of other weights, should this one not end
+                (folder / name).unlink(missing_ok=True)
         return _evaluate(cfg, str(weights), folder, device, watchdog, resume=resume)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from detengine.evaluation.predictions_file import (
     remove_predictions,
     stored_image_ids,
 )
-from detengine.evaluation.result import LOSS, EvaluationResult
+from detengine.evaluation.result import LOSS, EvaluationResult, Metrics
 from detengine.monitor.progress import track
 from detengine.monitor.sinks import plain_number
 from detengine.output_folder import make_output_folder
@@ -44,7 +44,7 @@ logger = logging.getLogger("detengine.scoring")
 Results = dict[str, EvaluationResult]
 """By the name of the test set."""
 
-RESULTS = "results.json"
+RESULTS, PER_CLASS = "results.json", "per_class.json"
 
 
 def score(
@@ -213,12 +213,20 @@ def flat(results: Results) -> dict[str, float]:
 
 
 def write_results(results: Results, folder: Path) -> None:
-    """`results.json`: {test set: {"bbox": {"AP": fraction, ...}}}; "nan" as in `metrics.jsonl`."""
+    """`results.json`: {test set: {"bbox": {"AP": fraction, ...}}}; "nan" as in `metrics.jsonl`.
+
+    And `per_class.json`, {test set: {"bbox": {class: AP}}}.
+    """
+    _write_plain(folder / RESULTS, {name: each.to_json() for name, each in results.items()})
+    _write_plain(folder / PER_CLASS, {name: each.per_class for name, each in results.items()})
+
+
+def _write_plain(path: Path, results: Mapping[str, Metrics]) -> None:
     plain = {
         test_set: {
             task: {name: plain_number(value) for name, value in metrics.items()}
-            for task, metrics in result.to_json().items()
+            for task, metrics in of_set.items()
         }
-        for test_set, result in results.items()
+        for test_set, of_set in results.items()
     }
-    (folder / RESULTS).write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
+    path.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")

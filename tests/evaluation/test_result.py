@@ -51,6 +51,23 @@ def test_many_classes_stand_side_by_side_each_once():
     assert "class 79     98.8" in table.splitlines()[-1]
 
 
+def test_of_very_many_classes_those_without_objects_are_left_out():
+    per_class = {"bbox": {f"class {k}": k / 200 if k % 3 == 0 else -1 for k in range(200)}}
+    lines = EvaluationResult({"bbox": {"AP": 0.5}}, per_class, 1).table().splitlines()
+    assert lines[3] == "the 67 of 200 classes that have objects:"
+    assert "n/a" not in "".join(lines[3:])
+    assert sum(line.count("class ") for line in lines[5:]) == 67
+
+
+def test_of_very_many_classes_with_objects_the_lowest_and_the_highest_are_shown():
+    per_class = {"bbox": {f"c{k:03}": k / 300 for k in range(300)}}
+    lines = EvaluationResult({"bbox": {"AP": 0.5}}, per_class, 1).table().splitlines()
+    assert lines[3].startswith("300 of 300 classes have objects; the lowest and the highest 30")
+    text = "".join(lines[4:])
+    assert all(f"c{k:03}" in text for k in (*range(30), *range(270, 300)))
+    assert "c030" not in text
+
+
 def test_the_names_for_sinks_carry_the_set_and_the_iou_type():
     assert RESULT.flat("val/cells") == {
         "val/cells/bbox/AP": 0.3774,

@@ -47,7 +47,8 @@ def find_truth(
     if name is not None:
         cfg = replace(cfg, {"DATASETS.TEST": (name,)})
     [truth] = load_truths(cfg, annotations).values()
-    return Against(truth, build_scoring_options(cfg, name), cfg.TEST.ON_WRONG_IMAGES)
+    options = build_scoring_options(cfg, name, of_lvis=truth.federated is not None)
+    return Against(truth, options, cfg.TEST.ON_WRONG_IMAGES)
 
 
 def _find_test_set(cfg: Config, stored: Sequence[Path]) -> str:

@@ -24,7 +24,18 @@ def load_lvis(annotations: Path, images: Path | None, name: str) -> GroundTruth:
     and the frequency of each class. An image is where its file_name says, or the last two parts or
     the last part of its coco_url. Raises FileNotFoundError if the first image is in none of them.
     """
+    return parse_lvis(annotations, images, read_json(annotations, name))
+
+
+def load_coco_or_lvis(annotations: Path, name: str) -> GroundTruth:
+    """Read a file of either format, for scoring without its images. As `load_lvis`, `load_coco`."""
     content = read_json(annotations, name)
+    is_lvis = any("neg_category_ids" in entry for entry in content["images"])
+    return (parse_lvis if is_lvis else parse_coco)(annotations, None, content)
+
+
+def parse_lvis(annotations: Path, images: Path | None, content: Mapping[str, Any]) -> GroundTruth:
+    """As load_lvis, of what `coco.read_json` read from `annotations`."""
     file_names = _find_images(annotations, images, content["images"])
     entries = [
         {**entry, "file_name": file_name}

@@ -34,15 +34,20 @@ def iou_types_of(cfg: Config) -> tuple[str, ...]:
     return ("bbox", *(iou_type for iou_type, is_on in switched.items() if is_on))
 
 
-def build_scoring_options(cfg: Config, test_set: str | None) -> ScoringOptions:
+def build_scoring_options(
+    cfg: Config, test_set: str | None, *, of_lvis: bool = False
+) -> ScoringOptions:
     """How one of DATASETS.TEST is scored: by TEST.METRICS, or by what suits its format.
 
-    test_set: None for annotations that are no data set of the configuration's, in COCO's format.
+    test_set: None for an annotation file that is no data set of the configuration's; of_lvis: it
+    is LVIS's, else COCO's.
     """
     options = cfg.TEST
     metrics: tuple[str, ...] | None = options.METRICS
     if gives_proposals(cfg):
         metrics = ("proposals",)
+    elif metrics is None and test_set is None:
+        metrics = METRICS_OF_FORMAT["lvis" if of_lvis else "coco"]
     elif metrics is None and test_set is not None:
         definition, _ = find_definition(cfg.DATASETS, test_set)
         metrics = METRICS_OF_FORMAT[definition.FORMAT]

@@ -1,7 +1,7 @@
 """What an evaluation found: its numbers, as values, as a table, as names for the sinks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ LOSS = "loss"
 """The task that losses stand under among the metrics; there lower is better."""
 _NOTHING_TO_SCORE = -1.0
 _TABLE_WIDTH = 100
+_MOST_CLASSES = 100
+_EXTREME_CLASSES = 30
 
 
 class TaskScores(NamedTuple):
@@ -76,8 +78,27 @@ class EvaluationResult:
         blocks += [[f"{task}: {reason}"] for task, reason in self.reasons.items()]
         return "\n\n".join("\n".join(lines) for lines in blocks)
 
-    def _class_table(self, classes: tuple[str, ...], tasks: list[str]) -> list[str]:
-        """AP of each class and task; many classes stand in several columns side by side."""
+    def _class_table(self, classes: Sequence[str], tasks: list[str]) -> list[str]:
+        """AP of each class and task; many classes stand in several columns side by side.
+
+        Of very many, as LVIS has them, only some: the lowest and the highest of those with objects.
+        """
+        if len(classes) > _MOST_CLASSES:
+            ap = self.per_class[tasks[0]]
+            found = sorted((k for k in classes if ap[k] != _NOTHING_TO_SCORE), key=ap.__getitem__)
+            shown = found
+            if len(found) > _MOST_CLASSES:
+                shown = found[:_EXTREME_CLASSES] + found[-_EXTREME_CLASSES:]
+            heading = (
+                f"{len(found)} of {len(classes)} classes have objects; the lowest and the highest "
+                f"{_EXTREME_CLASSES} of them, all in per_class.json:"
+                if len(found) > len(shown)
+                else f"the {len(found)} of {len(classes)} classes that have objects:"
+            )
+            return [heading, *self._class_columns(shown, tasks)]
+        return self._class_columns(classes, tasks)
+
+    def _class_columns(self, classes: Sequence[str], tasks: list[str]) -> list[str]:
         titles = ["class", *(f"{task} AP" for task in tasks)]
         rows = [
             [name, *(percent(self.per_class[task][name]) for task in tasks)] for name in classes
