@@ -239,3 +239,15 @@ def test_a_comparison_is_plain_json(case):
     assert back["metrics"]["AP"]["contains_zero"] == found.metrics["AP"].contains_zero
     assert back["metrics"]["AP"]["difference"] == found.metrics["AP"].difference
     assert (back["samples"], back["seed"], back["confidence"]) == (5, 0, 0.95)
+
+
+def test_of_very_many_classes_those_that_differ_most_are_shown(case):
+    few = compared(case, case, samples=5)
+    per_class = {
+        f"c{k:03}": Difference(0.5, 0.5 + k / 500, k / 500, 0.0, 1.0, True) for k in range(200)
+    }
+    per_class["c000"] = None
+    lines = replace(few, per_class=per_class).table().splitlines()
+    at = lines.index("the 100 of 200 classes that differ most; all in comparison.json:")
+    shown = [line.split()[0] for line in lines[at + 2 :]]
+    assert shown == [f"c{k:03}" for k in range(199, 99, -1)]

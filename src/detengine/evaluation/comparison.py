@@ -18,6 +18,7 @@ from detengine.structures.prediction import Prediction
 
 Floats = NDArray[np.float64]
 
+_MOST_CLASSES = 100
 _MOST_SAMPLES = 100_000
 """How often each of 5,000 images is drawn takes 4 GB then."""
 
@@ -76,7 +77,15 @@ class Comparison:
             ],
             _lines("", self.metrics),
         ]
-        if len(self.per_class) > 1:
+        if len(self.per_class) > _MOST_CLASSES:
+            found = {name: each for name, each in self.per_class.items() if each is not None}
+            largest = sorted(found, key=lambda name: -abs(found[name].difference))[:_MOST_CLASSES]
+            heading = (
+                f"the {len(largest)} of {len(self.per_class)} classes that differ most; all in "
+                "comparison.json:"
+            )
+            blocks.append([heading, *_lines("class AP", {name: found[name] for name in largest})])
+        elif len(self.per_class) > 1:
             blocks.append(_lines("class AP", self.per_class))
         for run, names in (("A", self.only_a), ("B", self.only_b)):
             if names:
