@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from detengine.evaluation.cityscapes_overlaps import (
     mask_areas,
     mask_overlaps,
 )
-from detengine.evaluation.detections import Detections, Floats, Positions
+from detengine.evaluation.detections import Detections, Floats
 from detengine.evaluation.options import ScoringOptions
 from detengine.evaluation.result import TaskScores
 from detengine.evaluation.truth import Truth
@@ -86,11 +85,11 @@ class CityscapesScorer:
 
     def update(self, detections: Detections) -> None:
         """Judge one image's detections. An empty mask is no detection."""
-        scored = _at(detections, np.isin(detections.categories, self._scored).nonzero()[0])
+        scored = detections.at(np.isin(detections.categories, self._scored).nonzero()[0])
         if BBOX in self._rows:
             self._keep(BBOX, scored)
         if SEGM in self._rows:
-            self._keep(SEGM, _at(scored, mask_areas(scored.rles or ()).nonzero()[0]))
+            self._keep(SEGM, scored.at(mask_areas(scored.rles or ()).nonzero()[0]))
 
     def matches(self, task: str) -> bytes:
         """The rows of all images seen so far, for another rank's `merge_matches`."""
@@ -157,19 +156,6 @@ def _scored_categories(truth: Truth) -> list[int]:
             "it out of TEST.METRICS"
         )
     return scored
-
-
-def _at(detections: Detections, rows: Positions) -> Detections:
-    rles = detections.rles
-    return replace(
-        detections,
-        boxes_xyxy=detections.boxes_xyxy[rows],
-        boxes_xywh=detections.boxes_xywh[rows],
-        scores=detections.scores[rows],
-        categories=detections.categories[rows],
-        rles=None if rles is None else [rles[row] for row in rows.tolist()],
-        keypoints=None,
-    )
 
 
 def _read_matches(part: bytes) -> dict[int, Rows]:

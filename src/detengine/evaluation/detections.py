@@ -1,7 +1,7 @@
 """One image's detections as the scorers take them, after the checks that hotcoco leaves out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,19 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def at(self, rows: Positions) -> "Detections":
+        """Those in these rows, in their order."""
+        rles, keypoints = self.rles, self.keypoints
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[rows],
+            boxes_xywh=self.boxes_xywh[rows],
+            scores=self.scores[rows],
+            categories=self.categories[rows],
+            rles=None if rles is None else [rles[row] for row in rows.tolist()],
+            keypoints=None if keypoints is None else keypoints[rows],
+        )
 
 
 def no_detections(image: int, where: str, size: tuple[int, int], num_keypoints: int) -> Detections:

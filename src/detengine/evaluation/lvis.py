@@ -7,7 +7,6 @@ hotcoco does the matching.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import hotcoco
@@ -142,17 +141,7 @@ def _params(iou_type: str, options: ScoringOptions) -> hotcoco.Params:
 def _best(detections: Detections, limit: int) -> Detections:
     if len(detections) <= limit:
         return detections
-    kept = np.argsort(-detections.scores, kind="stable")[:limit]
-    rles, keypoints = detections.rles, detections.keypoints
-    return replace(
-        detections,
-        boxes_xyxy=detections.boxes_xyxy[kept],
-        boxes_xywh=detections.boxes_xywh[kept],
-        scores=detections.scores[kept],
-        categories=detections.categories[kept],
-        rles=None if rles is None else [rles[row] for row in kept.tolist()],
-        keypoints=None if keypoints is None else keypoints[kept],
-    )
+    return detections.at(np.argsort(-detections.scores, kind="stable")[:limit])
 
 
 def _metrics(params: Any, frequency: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
