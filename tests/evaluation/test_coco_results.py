@@ -11,6 +11,7 @@ from detengine.evaluation.coco_results import CocoResults, write_coco_results
 from detengine.evaluation.evaluate import evaluate
 from detengine.evaluation.evaluator import Evaluator
 from detengine.evaluation.predictions_file import PredictionWriter
+from detengine.evaluation.truth import Truth
 from detengine.structures.rle import decode_counts
 
 BOTH = ("bbox", "segm")
@@ -22,8 +23,9 @@ with_fixture = settings(
 def _score(case, path, iou_types):
     found = CocoResults(path)
     found.raise_if_foreign(case.ground_truth)
-    evaluator = Evaluator(case.ground_truth, case.ground_truth.categories.names, iou_types)
-    for image_id, detections in found.detections(evaluator.truth, iou_types):
+    names = case.ground_truth.categories.names
+    evaluator = Evaluator(case.ground_truth, names, iou_types)
+    for image_id, detections in found.detections(Truth(case.ground_truth, names), iou_types):
         evaluator.update(image_id, detections)
     return evaluator.result()
 
@@ -136,7 +138,8 @@ def test_keypoints_are_read_where_the_ground_truth_has_no_object(tmp_path):
     entry = {"image_id": 1, "category_id": 1, "score": 0.5, "keypoints": [1, 2, 1] * 17}
     (tmp_path / "keypoints.json").write_text(json.dumps([entry]))
     evaluator = Evaluator(truth, ("person",), ("keypoints",))
-    [found] = CocoResults(tmp_path / "keypoints.json").detections(evaluator.truth, ("keypoints",))
+    results = CocoResults(tmp_path / "keypoints.json")
+    [found] = results.detections(Truth(truth, ("person",)), ("keypoints",))
     evaluator.update(*found)
     assert evaluator.result().metrics["keypoints"]["AP"] == -1
 

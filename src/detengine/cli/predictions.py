@@ -17,9 +17,6 @@ from detengine.output_folder import make_output_folder
 from detengine.rescoring import load_truths
 from detengine.structures.ground_truth import GroundTruth
 
-CONVENTIONS = ("CONVENTIONS", "modern")
-"""Without a file there is none of the predecessor's either."""
-
 
 class Against(NamedTuple):
     """The truth, and how predictions are scored by it."""
@@ -42,13 +39,19 @@ def find_truth(
     """
     if (config_file is None) == (annotations is None):
         raise typer.BadParameter("Give the ground truth: -c FILE, or --annotations GT.json.")
-    cfg = load_config(config_file, [*([] if config_file else CONVENTIONS), *overrides])
+    cfg = load_scoring_config(config_file, overrides)
     name = None if annotations else _find_test_set(cfg, stored)
     if name is not None:
         cfg = replace(cfg, {"DATASETS.TEST": (name,)})
     [truth] = load_truths(cfg, annotations).values()
     options = build_scoring_options(cfg, name, of_lvis=truth.federated is not None)
     return Against(truth, options, cfg.TEST.ON_WRONG_IMAGES)
+
+
+def load_scoring_config(config_file: Path | None, overrides: Sequence[str]) -> Config:
+    """The file's configuration; without a file, there is none of the predecessor's either."""
+    conventions = () if config_file else ("CONVENTIONS", "modern")
+    return load_config(config_file, [*conventions, *overrides])
 
 
 def _find_test_set(cfg: Config, stored: Sequence[Path]) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 import typer
 
 from detengine.cli.app import EXIT_EXPECTATION_MISSED
-from detengine.cli.predictions import CONVENTIONS, raise_if_no_iou_type
-from detengine.config.load import load_config
+from detengine.cli.predictions import load_scoring_config, raise_if_no_iou_type
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.rescoring import Subset, rescore
 
@@ -30,7 +29,7 @@ def rescore_predictions(
     """Ends with exit code 3 where an expected result is missed."""
     for iou_type in iou_types:
         raise_if_no_iou_type(iou_type)
-    cfg = load_config(config_file, [*([] if config_file else CONVENTIONS), *overrides])
+    cfg = load_scoring_config(config_file, overrides)
     subset = Subset(
         None if classes is None else [name.strip() for name in classes.split(",")],
         None if images is None else image_ids_of(images),

@@ -31,8 +31,6 @@ _LVIS = "neg_category_ids"
 def load_coco(annotations: Path, images: Path | None, name: str) -> GroundTruth:
     """Read a COCO file. annotations: the json; images: the folder; name: for messages.
 
-    images None: they are not looked for, as for scoring what is predicted already.
-
     Images and categories stand in the file's order. An annotation without an id gets its position,
     from 1; without `area`, its mask's or its box's. An image without a size is asked for it. Where
     images is None, for scoring alone, no image is looked for, and each must have a size.
@@ -82,7 +80,7 @@ def read_json(path: Path, name: str) -> Mapping[str, Any]:
 
 def _require(path: Path, where: str, entry: Mapping[str, Any], key: str) -> Any:
     if key not in entry:
-        lvis = " Is it LVIS's? Then its FORMAT, or TEST.METRICS, is lvis." if _LVIS in entry else ""
+        lvis = " Is it LVIS's? Then its FORMAT is lvis." if _LVIS in entry else ""
         raise ValueError(
             f"{path}: {where} has no {key!r}, which COCO's format asks for; it has "
             f"{sorted(entry)}.{lvis}"

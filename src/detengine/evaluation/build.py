@@ -43,16 +43,17 @@ def build_scoring_options(
     is LVIS's, else COCO's.
     """
     options = cfg.TEST
-    metrics: tuple[str, ...] | None = options.METRICS
     if gives_proposals(cfg):
-        metrics = ("proposals",)
-    elif metrics is None and test_set is None:
+        metrics: tuple[str, ...] = ("proposals",)
+    elif options.METRICS is not None:
+        metrics = options.METRICS
+    elif test_set is None:
         metrics = METRICS_OF_FORMAT["lvis" if of_lvis else "coco"]
-    elif metrics is None and test_set is not None:
+    else:
         definition, _ = find_definition(cfg.DATASETS, test_set)
         metrics = METRICS_OF_FORMAT[definition.FORMAT]
     return ScoringOptions(
-        metrics=metrics or ("coco",),
+        metrics=metrics,
         iou_thresholds=options.IOU_THRESHOLDS,
         area_ranges=options.AREA_RANGES,
         max_detections=options.MAX_DETECTIONS,

@@ -7,7 +7,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from detengine.evaluation.options import COCO_AREAS, ScoringOptions
+from detengine.evaluation.options import ScoringOptions
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def coco_params(iou_type: str, options: ScoringOptions) -> hotcoco.Params:
     if options.max_detections is not None:
         params.max_dets = list(options.max_detections)
     if options.area_ranges is not None:
-        areas = options.areas(COCO_AREAS)
+        areas = options.areas()
         params.area_rng = [list(bounds) for bounds in areas.values()]
         params.area_rng_lbl = list(areas)
     if options.keypoint_sigmas is not None and iou_type == "keypoints":

@@ -65,11 +65,8 @@ class Evaluator:
         self._iou_types = tuple(iou_types)
         self._are_proposals = options.metrics == ("proposals",)
         self._category_of_label = self._truth.categories_of_labels().numpy()
-        self._scorer_of = {
-            task: scorer
-            for scorer in make_scorers(self._truth, iou_types, options)
-            for task in scorer.tasks
-        }
+        self._scorers = tuple(make_scorers(self._truth, iou_types, options))
+        self._scorer_of = {task: scorer for scorer in self._scorers for task in scorer.tasks}
         if not self._scorer_of:
             raise ValueError(
                 f"the metrics {', '.join(options.metrics)} score nothing of the iou types "
@@ -84,14 +81,6 @@ class Evaluator:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self._scorer_of)
-
-    @property
-    def iou_types(self) -> tuple[str, ...]:
-        return self._iou_types
-
-    @property
-    def truth(self) -> Truth:
-        return self._truth
 
     def update(self, image_id: int, prediction: Prediction | Detections) -> bool:
         """Match one image's predictions, in the pixels of the stored image.
@@ -166,10 +155,10 @@ class Evaluator:
             raise ValueError(problems)
         if problems:
             logger.warning("%s (TEST.ON_WRONG_IMAGES is warn)", problems)
-        self.fill()
+        self._fill()
         self._log_dropped()
         metrics, per_class, reasons = {}, {}, {}
-        for scorer in dict.fromkeys(self._scorer_of.values()):
+        for scorer in self._scorers:
             for task, scores in scorer.scores().items():
                 metrics[task] = scores.metrics
                 if scores.per_class:
@@ -180,7 +169,7 @@ class Evaluator:
         self._result = EvaluationResult(metrics, per_class, len(self._truth), reasons)
         return self._result
 
-    def fill(self) -> None:
+    def _fill(self) -> None:
         """Count every image that has not come as one in which nothing was found."""
         keypoints = self._truth.columns.keypoints
         num_keypoints = 0 if keypoints is None else keypoints.shape[1]
@@ -210,7 +199,7 @@ class Evaluator:
         return prediction
 
     def _score(self, detections: Detections) -> None:
-        for scorer in dict.fromkeys(self._scorer_of.values()):
+        for scorer in self._scorers:
             scorer.update(detections)
         self._tally.mark(detections.image)
         self._counts["detections"] += len(detections)

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 AreaRange = tuple[float, float]
-"""Both ends are in it, in pixels."""
+"""(least, most) in square pixels; both are in it."""
 
 COCO_AREAS: Mapping[str, AreaRange] = MappingProxyType(
     {
@@ -42,7 +42,7 @@ class ScoringOptions:
     max_detections: tuple[int, ...] | None = None
     keypoint_sigmas: tuple[float, ...] | None = None
     voc_iou_threshold: float = 0.5
-    voc_extra_pixel: bool = field(default=False, kw_only=True)
+    voc_extra_pixel: bool = False
 
     def __post_init__(self) -> None:
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
@@ -67,7 +67,7 @@ class ScoringOptions:
     def _raise_if_areas_are_alike(self) -> None:
         """hotcoco would count the detections of both as those of the last."""
         names: dict[AreaRange, str] = {}
-        for name, (low, high) in self.areas(COCO_AREAS).items():
+        for name, (low, high) in self.areas().items():
             other = names.setdefault((low, high), name)
             if other != name:
                 raise ValueError(
@@ -75,10 +75,10 @@ class ScoringOptions:
                     "expected different ones ('all' is among them by itself; TEST.AREA_RANGES)"
                 )
 
-    def areas(self, standard: Mapping[str, AreaRange]) -> dict[str, AreaRange]:
-        """The area ranges by name: those asked for, with "all" first, or the metric's standard."""
+    def areas(self) -> dict[str, AreaRange]:
+        """The area ranges by name: those asked for, with "all" first, or COCO's own."""
         if self.area_ranges is None:
-            return dict(standard)
+            return dict(COCO_AREAS)
         return {"all": COCO_AREAS["all"], **self.area_ranges}
 
 
