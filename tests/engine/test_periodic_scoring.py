@@ -99,6 +99,17 @@ def test_a_resumed_run_looks_for_the_best_again_but_notes_its_scores_once(tmp_pa
     assert sink.written == []
 
 
+def test_a_run_that_goes_on_past_its_end_knows_the_best_of_its_end(tmp_path: Path) -> None:
+    scoring, arguments, _ = scoring_of({10: 0.5, 15: 0.9, 20: 0.7}, tmp_path, best=AP)
+    for arguments["iteration"] in (10, 15):
+        scoring.run(arguments, 15)
+    arguments |= load_file(tmp_path / "model_final.pth")
+    assert arguments["iteration"] == 15
+    arguments["iteration"] = 20
+    scoring.run(arguments, 20)
+    assert load_file(tmp_path / "model_best.pth")["best"]["value"] == 0.9
+
+
 def test_a_best_by_another_metric_does_not_count(tmp_path: Path) -> None:
     scoring, arguments, _ = scoring_of({10: 0.5}, tmp_path, best=AP)
     arguments |= {"iteration": 10, "best": {"metric": "val/mine/segm/AP", "value": 0.9}}

@@ -124,7 +124,7 @@ class PeriodicScoring:
                 sink.write(iteration, metrics)
         arguments["scored"] = iteration
         if self._best_metric is not None:
-            self._keep_if_best(self._best_metric, metrics, arguments)
+            self._keep_if_best(self._best_metric, metrics, arguments, max_iter)
         self.seconds += time.perf_counter() - start
         has_ended = self._has_ended(arguments, max_iter)
         if self._best_metric is not None and has_ended and not had_ended:
@@ -142,7 +142,11 @@ class PeriodicScoring:
         return is_over and arguments["iteration"] < max_iter
 
     def _keep_if_best(
-        self, by: BestMetric, metrics: Mapping[str, float], arguments: dict[str, Any]
+        self,
+        by: BestMetric,
+        metrics: Mapping[str, float],
+        arguments: dict[str, Any],
+        max_iter: int,
     ) -> None:
         if by.name not in metrics:
             raise ValueError(
@@ -159,6 +163,8 @@ class PeriodicScoring:
                 "iteration": arguments["iteration"],
             }
             self._checkpointer.save_best(**arguments)
+            if arguments["iteration"] == max_iter:  # a raised MAX_ITER goes on from there
+                self._checkpointer.save(FINAL, **arguments)
 
 
 def _best_so_far(by: BestMetric, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
