@@ -72,10 +72,10 @@ def rescore(
         }
         for name, result in results.items():
             logger.info("%s\n%s", name, result.table())
-    if output_folder is not None:
-        write_results(results, make_output_folder(output_folder))
-    if subset == EVERYTHING:  # what is expected is expected of the whole
-        check_expectations(cfg, results)
+        if output_folder is not None:
+            write_results(results, make_output_folder(output_folder))
+        if subset == EVERYTHING:  # what is expected is expected of the whole
+            check_expectations(cfg, results)
     return results
 
 

@@ -40,7 +40,18 @@ def test_expected_results_are_held_against_an_annotation_file_s_scores_too(
     expected = "[[bbox, AP, [0.5, 0.01]]]"
     finished = detengine("eval", *arguments, "TEST.EXPECTED_RESULTS", expected)
     assert finished.code == 3
+    assert ": FAIL: bbox > AP sanity check" in finished.out
     assert "error: 1 of 1 expected results were missed:\nval: bbox > AP" in finished.err
+
+
+def test_an_expected_result_that_is_met_is_said(
+    detengine: Command, store: Store, tiny_config: Path
+) -> None:
+    arguments = ["--predictions", store("run", every=1), "-c", tiny_config, "--iou-type", "bbox"]
+    expected = "[[bbox, AP, [1.0, 0.01]]]"
+    finished = detengine("eval", *arguments, "TEST.EXPECTED_RESULTS", expected)
+    assert finished.code == 0, finished.err
+    assert ": PASS: bbox > AP sanity check" in finished.out
 
 
 def test_a_list_of_image_ids_may_be_longer_than_the_name_of_a_file(
