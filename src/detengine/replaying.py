@@ -133,7 +133,9 @@ def _steps_of(parts: Parts, record: NonFiniteRecord, start_iter: int) -> Iterato
         )
         for rank in range(record.world_size)
     ]
-    return zip(*(windows(loader, record.accumulate) for loader in loaders), strict=True)
+    device = next(parts.model.parameters()).device
+    of_ranks = [windows(loader, record.accumulate, device) for loader in loaders]
+    return ([window for _, window in step] for step in zip(*of_ranks, strict=True))
 
 
 def _raise_if_other_images(record: NonFiniteRecord, step: RankWindows, path: Path) -> None:

@@ -56,7 +56,8 @@ def seen() -> dict[str, Position]:
         seen.here("data")
         yield [torch.zeros(3, 4, 4)], [{}], [17]
 
-    for window in windows(Watchdog(None, None, position_of).batches(loader()), 1):  # type: ignore[arg-type]
+    batches = Watchdog(None, None, position_of).batches(loader())
+    for _, window in windows(batches, 1, torch.device("cpu")):  # type: ignore[arg-type]
         train_step(model, window, optimizer, scheduler, torch.device("cpu"), Precision())
     return seen.at
 

@@ -172,7 +172,7 @@ def test_repeating_a_step_shows_whose_loss_or_gradient_it_is(fault: str) -> None
     model = FaultyDetector()
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     step = [
-        next(windows(FaultyLoader(1, rank, {1: {"fault": fault}} if rank else {}), 1))
+        next(windows(FaultyLoader(1, rank, {1: {"fault": fault}} if rank else {}), 1, CPU))[1]
         for rank in range(2)
     ]
     shown = repeat_step(model, step, CPU, dtype="float32", seed=0, iteration=1)
@@ -188,7 +188,7 @@ def test_repeating_a_step_shows_whose_loss_or_gradient_it_is(fault: str) -> None
 
 
 def test_a_step_that_is_finite_here_is_said_to_be() -> None:
-    step = [next(windows(FaultyLoader(1, rank, {}), 1)) for rank in range(2)]
+    step = [next(windows(FaultyLoader(1, rank, {}), 1, CPU))[1] for rank in range(2)]
     shown = repeat_step(FaultyDetector(), step, CPU, dtype="float32", seed=0, iteration=1)
     text = describe_replay(record_of(2), shown, str)
     assert text.startswith("rank 0: 10\n  loss         then 0.5")

@@ -210,3 +210,12 @@ def test_what_one_rank_alone_saw_is_not_lost(two_ranks) -> None:
     assert seen["window"][:-4] == [float(step + 1) for step in range(9, 25)]
     assert seen["counts"] == {"loss": 29, "time": 25, "loss_mask": 1}
     assert seen["lines"][2].endswith("loss_mask: 7.0000 (7.0000)")
+
+
+def test_several_values_at_once_are_as_many_updates() -> None:
+    values = [0.1 * step for step in range(33)]
+    at_once, one_by_one = SmoothedValue(), SmoothedValue()
+    at_once.extend(values)
+    for value in values:
+        one_by_one.update(value)
+    assert at_once.state_dict() == one_by_one.state_dict()

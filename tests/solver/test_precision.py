@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detengine.solver.optimizers import adamw, sgd
-from detengine.solver.precision import Precision, can_skip
+from detengine.solver.precision import Precision, can_skip, clear_gradients, note_nonfinite
 
 NAN, INF = float("nan"), float("inf")
 OPTIMIZERS = ["sgd", "adamw", "unfused"]
@@ -272,3 +272,30 @@ def test_the_state_of_another_precision_changes_nothing() -> None:
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'int8'.*float32, bfloat16, float16 \(DTYPE\)"):
         Precision("int8")
+
+
+def test_gradients_are_cleared_as_zero_grad_does_also_of_a_group_that_was_added() -> None:
+    first, second = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = torch.optim.SGD([first], lr=0.1, fused=True)
+    first.grad = torch.ones(2)
+    clear_gradients(optimizer)
+    assert first.grad is None
+    optimizer.add_param_group({"params": [second]})
+    second.grad = torch.full((2,), INF)
+    assert Precision().step(optimizer).item() == 1  # the new one is judged, too
+    clear_gradients(optimizer)
+    assert second.grad is None
+
+
+def test_a_value_that_is_not_finite_is_noted_in_any_dtype_and_nothing_else_is_changed() -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        tensors = [torch.ones(3), torch.tensor([1.0, NAN], dtype=dtype)]
+        found = torch.zeros(1)
+        note_nonfinite(tensors[:1], found)
+        assert found.item() == 0
+        note_nonfinite(tensors, found)
+        assert found.item() == 1
+        note_nonfinite(tensors[:1], found)
+        assert found.item() == 1
+        assert tensors[0].tolist() == [1, 1, 1]
+        assert tensors[1][0] == 1

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from detengine.distributed.comm import (
     synchronize,
 )
 from detengine.engine.model_mode import model_mode
+from detengine.engine.prefetch import batches_on, work_beside
 from detengine.engine.stopping import StopAgreement, StopRequestedError
 from detengine.evaluation.coco_results import remove_coco_results, write_coco_results
 from detengine.evaluation.evaluator import Evaluator
@@ -29,7 +31,6 @@ from detengine.evaluation.options import ScoringOptions
 from detengine.evaluation.predictions_file import PredictionWriter, remove_predictions
 from detengine.evaluation.result import EvaluationResult
 from detengine.monitor.timer import Timer, get_time_str
-from detengine.structures.batch import Batch
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
 
@@ -108,24 +109,11 @@ def inference(
         start_anew(output_folder)
     for image_id, prediction in stored or ():
         evaluator.update(image_id, prediction)
-    with (
-        prediction_writer(output_folder, dataset.class_names, origin) as writer,
-        closing(
-            compute_on_dataset(
-                model,
-                data_loader,
-                device,
-                timer=model_timer,
-                should_stop=should_stop,
-                after_batch=None if writer is None else writer.end_batch,
-            )
-        ) as predictions,
-    ):
-        for image_id, prediction in predictions:
-            prediction = prediction.opened() if inclusive_boxes else prediction.encoded()
-            was_scored = evaluator.update(image_id, prediction)
-            if writer is not None and was_scored:
-                writer.add(image_id, prediction)
+    with prediction_writer(output_folder, dataset.class_names, origin) as writer:
+        predict_and_score(
+            model, data_loader, device, evaluator, writer,
+            inclusive_boxes=inclusive_boxes, timer=model_timer, should_stop=should_stop,
+        )  # fmt: skip
     synchronize()
     total_timer.toc()
     log_time("Total run time", total_timer, len(dataset))
@@ -138,6 +126,37 @@ def inference(
     logger.info("%s\n%s", dataset_name, result.table())
     check_expected_results(result, expected_results, expected_results_sigma_tol)
     return result
+
+
+def predict_and_score(
+    model: nn.Module,
+    data_loader: EvaluationLoader,
+    device: torch.device,
+    evaluator: Evaluator,
+    writer: PredictionWriter | None,
+    *,
+    inclusive_boxes: bool,
+    timer: Timer,
+    should_stop: Callable[[], bool] | None,
+) -> None:
+    """Each image through the model, to the evaluator and to the writer, where there is one.
+
+    Masks are encoded and matched, and files written, beside the device that computes the next.
+    """
+
+    def take(prediction: Prediction, image_id: int) -> None:
+        if evaluator.update(image_id, prediction) and writer is not None:
+            writer.add(image_id, prediction)
+
+    with work_beside(device) as submit:
+        end_batch = None if writer is None else partial(submit, writer.end_batch)
+        predictions = compute_on_dataset(
+            model, data_loader, device, timer=timer, should_stop=should_stop, after_batch=end_batch
+        )
+        with closing(predictions):
+            for image_id, prediction in predictions:
+                encode = prediction.opened if inclusive_boxes else prediction.encoded
+                submit(partial(take, image_id=image_id), encode)
 
 
 def compute_on_dataset(
@@ -155,10 +174,9 @@ def compute_on_dataset(
     model's part, waiting for the device after each batch. should_stop: as in `inference`.
     after_batch: called when the last prediction of a batch was taken.
     """
-    batches = interruptible(data_loader, should_stop)
+    batches = batches_on(interruptible(data_loader, should_stop), device)
     with model_mode(model, training=False):
-        for batch in batches:
-            images, targets, image_ids = Batch(*batch).to(device)
+        for images, targets, image_ids in batches:
             with torch.inference_mode():
                 if timer is not None:
                     timer.tic()

@@ -23,7 +23,8 @@ from detengine.engine.nonfinite_record import (
     write_record,
 )
 from detengine.engine.running_statistics import RunningStatistics
-from detengine.solver.precision import Precision
+from detengine.monitor.scalars import Scalars
+from detengine.solver.precision import Precision, note_nonfinite
 from detengine.structures.batch import Batch
 
 logger = logging.getLogger("detengine.trainer")
@@ -63,7 +64,7 @@ class _Step(NamedTuple):
     iteration: int
     lr: float
     image_ids: list[list[int]]
-    losses: Mapping[str, Tensor]
+    losses: Scalars
     bad: Tensor
 
 
@@ -98,23 +99,21 @@ class NonFiniteGuard:
         self._bad = self._in_a_row
         self._steps: list[_Step] = []
 
-    def before_step(self) -> None:
-        """Remember what a forward pass changes."""
+    def before_step(self) -> Tensor:
+        """Remember what a forward pass changes. float32[1]: 1 if the run ended at a step before."""
         self._statistics.keep()
-
-    def must_skip(self, bad_loss: Tensor) -> Tensor:
-        """float32[1]: 1 if the loss was bad, on any rank, or the run has ended at a step before."""
-        return torch.maximum(bad_loss, (self._in_a_row >= self._policy.limit).float())
+        if self._policy.limit == 1:
+            return self._bad  # a single bad step ends the run, and those after it are bad as well
+        return (self._in_a_row >= self._policy.limit).float()
 
     def after_step(self, must_skip: Tensor, found_inf: Tensor) -> None:
         """Undo what the forward pass has changed if the step was skipped, and count it."""
         self._statistics.put_back(found_inf)
         self._bad = must_skip if self._precision.scales_loss else found_inf
-        self._in_a_row = (self._in_a_row + 1) * self._bad
+        if self._policy.limit > 1:
+            self._in_a_row = (self._in_a_row + 1) * self._bad
 
-    def record(
-        self, iteration: int, lr: float, batches: Sequence[Batch], losses: Mapping[str, Tensor]
-    ) -> None:
+    def record(self, iteration: int, lr: float, batches: Sequence[Batch], losses: Scalars) -> None:
         """Remember the step that was made, without reading anything from the device."""
         image_ids = [list(batch.image_ids) for batch in batches]
         self._steps.append(_Step(iteration, lr, image_ids, losses, self._bad))
@@ -201,13 +200,15 @@ class NonFiniteGuard:
         )
 
 
-def nonfinite_on_any_rank(loss: Tensor, model: nn.Module) -> Tensor:
-    """float32[1] on the loss's device: 1 if it is not finite, on any rank of a parallel model.
+def nonfinite_on_any_rank(losses: Tensor, model: nn.Module, ended: Tensor | None = None) -> Tensor:
+    """float32[1] on the losses' device: 1 if one is not finite, on any rank of a parallel model.
 
     A loss may be infinite and have finite gradients, so that these alone cannot tell the others of
-    it. The host waits for no device; with gloo on CPUs, for the other ranks.
+    it. losses: without a graph. ended: float32[1], alike on all ranks; the flag is 1 where it is.
+    The host waits for no device; with gloo on CPUs, for the other ranks.
     """
-    flag = loss.detach().reshape(1).isfinite().logical_not().float()
+    flag = torch.zeros(1, device=losses.device) if ended is None else ended.clone()
+    note_nonfinite([losses], flag)
     if isinstance(model, DistributedDataParallel):
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=model.process_group)
     return flag
@@ -252,4 +253,4 @@ def _refuse(returned: str, image_ids: Sequence[int]) -> NoReturn:
 
 def _share(step: _Step) -> RankShare:
     """What this rank has of a step, read from the device."""
-    return RankShare(step.image_ids, {name: loss.item() for name, loss in step.losses.items()})
+    return RankShare(step.image_ids, step.losses.numbers())

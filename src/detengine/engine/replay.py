@@ -17,6 +17,7 @@ from detengine.engine.nonfinite import nonfinite_on_any_rank
 from detengine.engine.nonfinite_record import NonFiniteRecord, RankShare
 from detengine.engine.running_statistics import RunningStatistics
 from detengine.engine.trainer import accumulate_gradients, seed_iteration
+from detengine.monitor.scalars import Scalars
 from detengine.solver.precision import Precision
 from detengine.structures.batch import Batch
 
@@ -81,7 +82,7 @@ def repeat_step(
                 gradients[name] = gradients.get(name, 0) + gradient / len(windows)
             share = RankShare(
                 [list(batch.image_ids) for batch in window],
-                {name: loss.item() for name, loss in losses.items()},
+                losses.numbers(),
             )
             ranks.append(RankReplay(share, next(iter(found), None), not _not_finite(own)))
     norm = get_total_norm(gradients.values()).item()
@@ -128,7 +129,7 @@ def _gradients_of(
     precision: Precision,
     seed: int,
     iteration: int,
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[Scalars]:
     """Each rank's losses; at the end the gradients are the mean over the ranks."""
     for rank, window in enumerate(windows):
         seed_iteration(seed, iteration, device, rank=rank)

@@ -22,14 +22,19 @@ class RunningStatistics:
         )
         self._kept: list[Tensor] = []
 
-    @torch.no_grad()
     def keep(self) -> None:
         """Remember them as they are now."""
-        self._kept = [flatten(buffers) for buffers in self._groups]
+        if self._groups:
+            with torch.no_grad():
+                self._kept = [flatten(buffers) for buffers in self._groups]
 
-    @torch.no_grad()
     def put_back(self, skipped: Tensor) -> None:
         """Make them what they were at `keep`, where skipped, a tensor of one number, is not 0."""
+        if self._groups:
+            self._put_back(skipped)
+
+    @torch.no_grad()
+    def _put_back(self, skipped: Tensor) -> None:
         for buffers, kept in zip(self._groups, self._kept, strict=True):
             was_skipped = skipped.to(kept.device) > 0
             copy_from_flat(buffers, torch.where(was_skipped, kept, flatten(buffers)))

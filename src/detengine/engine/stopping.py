@@ -112,7 +112,12 @@ class StopAgreement:
         """
         self._steps += 1
         self._wanted = self._wanted or (self._wish is not None and self._wish())
-        if is_distributed() and self._steps < self._steps_between:
+        if not is_distributed():
+            problem = None if self._problem is None else self._problem()
+            if problem is not None:
+                raise problem
+            return self._wanted
+        if self._steps < self._steps_between:
             return False
         return self.settle(all_gather(self.status()))
 

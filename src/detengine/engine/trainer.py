@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
+from itertools import count, islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -29,12 +29,15 @@ from detengine.engine.nonfinite import (
     total_loss,
 )
 from detengine.engine.periodic_scoring import BestMetric, PeriodicScoring
+from detengine.engine.prefetch import batches_on
 from detengine.engine.stopping import StopAgreement
+from detengine.monitor.data_wait import DataWait
 from detengine.monitor.metric_logger import MetricLogger
+from detengine.monitor.scalars import Scalars
 from detengine.monitor.sinks import Sink
 from detengine.solver.ema import ModelEMA
 from detengine.solver.optimizers import start_momentum_at_zero
-from detengine.solver.precision import Precision, can_skip
+from detengine.solver.precision import Precision, can_skip, clear_gradients
 from detengine.structures.batch import Batch
 
 logger = logging.getLogger("detengine.trainer")
@@ -51,9 +54,9 @@ class BatchLoader(Protocol):
 
 
 class StepResult(NamedTuple):
-    """losses: scalars on the device, `loss` (their sum) first. found_inf: 1 if it was skipped."""
+    """losses: on the device, `loss` (their sum) first. found_inf: 1 if it was skipped."""
 
-    losses: dict[str, Tensor]
+    losses: Scalars
     found_inf: Tensor
 
 
@@ -96,7 +99,7 @@ def do_train(
     precision = precision or Precision()
     guard = NonFiniteGuard(on_nonfinite, model, precision, folder=checkpointer.save_dir, seed=seed)
     stopping = StopAgreement(should_stop, checkpointer.problem)
-    meters = restore_meters(arguments)
+    meters, data_wait = restore_meters(arguments), DataWait()
     start_iter, max_iter = arguments["iteration"], number_of_iterations(data_loader, accumulate)
     scoring = PeriodicScoring(evaluate, eval_period, sinks, best_metric, checkpointer)
     start_time = time.perf_counter()
@@ -104,7 +107,7 @@ def do_train(
         return
     end = time.perf_counter()
     with model_mode(model, training=True):
-        for iteration, window in enumerate(windows(data_loader, accumulate), start_iter + 1):
+        for iteration, window in windows(data_loader, accumulate, device, start_iter):
             data_seconds = time.perf_counter() - end
             seed_iteration(seed, iteration, device)
             lr = optimizer.param_groups[0]["lr"]
@@ -114,12 +117,12 @@ def do_train(
             )  # fmt: skip
             arguments["iteration"] = iteration
             guard.record(iteration, lr, window, step.losses)
-            meters.update(**step.losses, time=time.perf_counter() - end, data=data_seconds)
+            meters.update(step.losses, time=time.perf_counter() - end, data=data_seconds)
             stop, last = stopping.after_step(), iteration == max_iter
             if stop or last or iteration % log_period == 0:
                 guard.check()
                 stop = stopping.settle(meters.reduce_across_ranks(stopping.status()))
-                log_progress(meters, iteration, max_iter, lr, device, sinks)
+                log_progress(meters, iteration, max_iter, lr, device, sinks, data_wait)
             if stop or iteration % checkpoint_period == 0:
                 guard.check()
                 save_checkpoint(checkpointer, checkpoint_name(iteration), arguments, meters)
@@ -157,13 +160,10 @@ def train_step(
     the device. guard: also puts back, in a step that is skipped, what the forward has changed.
     Raises ValueError, naming the images, where the model returns no losses to train on.
     """
-    optimizer.zero_grad()
-    if guard is not None:
-        guard.before_step()
+    clear_gradients(optimizer)
+    ended = None if guard is None else guard.before_step()
     losses = accumulate_gradients(model, batches, device, precision)
-    must_skip = nonfinite_on_any_rank(losses["loss"], model)
-    if guard is not None:
-        must_skip = guard.must_skip(must_skip)
+    must_skip = nonfinite_on_any_rank(losses.stacked, model, ended)
     found_inf = precision.step(optimizer, clip_norm, must_skip)
     if guard is not None:
         guard.after_step(must_skip, found_inf)
@@ -175,12 +175,12 @@ def train_step(
 
 def accumulate_gradients(
     model: nn.Module, batches: Sequence[Batch], device: torch.device, precision: Precision
-) -> dict[str, Tensor]:
+) -> Scalars:
     """Forward and backward over one window. Returns the mean of each loss over the micro-batches.
 
     Where a loss is missing in some of them, it counts as 0 there, as it does in their sum.
     """
-    totals: dict[str, Tensor] = {}
+    sums: Scalars | None = None
     for number, batch in enumerate(batches, start=1):
         images, targets, image_ids = batch.to(device)
         with gradients_synchronized(model, when=number == len(batches)):
@@ -190,9 +190,11 @@ def accumulate_gradients(
             if len(batches) > 1:
                 losses = {name: loss / len(batches) for name, loss in losses.items()}
             precision.backward(losses["loss"])
-        for name, loss in losses.items():
-            totals[name] = totals[name] + loss.detach() if name in totals else loss.detach()
-    return totals
+        own = Scalars.of(losses)
+        sums = own if sums is None else sums + own
+    if sums is None:
+        raise ValueError("a step over no batch at all was asked for; at least one is needed")
+    return sums
 
 
 def reduce_loss_dict(loss_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -227,11 +229,16 @@ def number_of_iterations(data_loader: BatchLoader, accumulate: int) -> int:
     return batches // accumulate
 
 
-def windows(data_loader: BatchLoader, accumulate: int) -> Iterator[list[Batch]]:
-    """The batches of one optimizer step after those of the other."""
-    batches = iter(data_loader)
-    while window := [Batch(*batch) for batch in islice(batches, accumulate)]:
-        yield window
+def windows(
+    data_loader: BatchLoader, accumulate: int, device: torch.device, start_iter: int = 0
+) -> Iterator[tuple[int, list[Batch]]]:
+    """Each iteration after start_iter, and the batches of its optimizer step, on the device."""
+    batches = batches_on(data_loader, device)
+    for iteration in count(start_iter + 1):
+        window = list(islice(batches, accumulate))
+        if not window:
+            return
+        yield iteration, window
 
 
 def seed_iteration(
@@ -282,8 +289,9 @@ def log_progress(
     lr: float,
     device: torch.device,
     sinks: Sequence[Sink],
+    data_wait: DataWait,
 ) -> None:
-    """The training line, and its numbers to the sinks."""
+    """The training line, its numbers to the sinks, and a word where the loader is too slow."""
     memory = max_memory_mb(device)
     eta_seconds = meters.time.global_avg * (max_iter - iteration)
     eta = str(datetime.timedelta(seconds=int(eta_seconds)))
@@ -298,6 +306,7 @@ def log_progress(
     metrics = {f"train/{name}": meter.avg for name, meter in meters.meters.items()}
     for sink in sinks:
         sink.write(iteration, metrics | {"train/lr": lr, "train/max_mem": memory})
+    data_wait.judge(meters)
 
 
 def max_memory_mb(device: torch.device) -> float:

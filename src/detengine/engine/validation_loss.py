@@ -13,7 +13,7 @@ from detengine.distributed.comm import all_gather
 from detengine.engine.inference import EvaluationLoader, interruptible
 from detengine.engine.model_mode import loss_mode
 from detengine.engine.nonfinite import raise_if_no_losses
-from detengine.structures.batch import Batch
+from detengine.engine.prefetch import batches_on
 from detengine.structures.flat import copy_from_flat, flatten, group_by_kind
 
 
@@ -49,8 +49,8 @@ def validation_loss(
     """
     measured = []
     with loss_mode(model):
-        for batch in interruptible(data_loader, should_stop):
-            images, targets, image_ids = Batch(*batch).to(device)
+        batches = batches_on(interruptible(data_loader, should_stop), device)
+        for images, targets, image_ids in batches:
             with torch.no_grad(), buffers_kept(model), seeded(*image_ids, device=device):
                 losses = model(images, targets)
             raise_if_no_losses(losses, image_ids)

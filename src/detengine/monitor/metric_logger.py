@@ -5,14 +5,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from ctypes import c_float
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from detengine.distributed.comm import all_gather, get_world_size
+from detengine.monitor.scalars import Scalars
 
 _MAX_PENDING = 64
 """Updates kept on the device: more than those of an ordinary log period."""
@@ -40,9 +41,14 @@ class SmoothedValue:
         self._own_count, self._own_total = 0, 0.0
 
     def update(self, value: float) -> None:
-        self._window.append(value)
-        self._own_count += 1
-        self._own_total += value
+        self.extend([value])
+
+    def extend(self, values: Sequence[float]) -> None:
+        """Take several, the oldest first: as so many updates."""
+        self._window.extend(values)
+        self._own_count += len(values)
+        for value in values:  # one after the other: `sum` rounds otherwise in later Pythons
+            self._own_total += value
 
     @property
     def count(self) -> int:
@@ -122,17 +128,28 @@ class MetricLogger:
     def __init__(self, delimiter: str = "\t") -> None:
         self.delimiter = delimiter
         self._meters: dict[str, SmoothedValue] = {}
-        self._pending: list[dict[str, float | Tensor]] = []
+        self._pending: list[_Update] = []
 
-    def update(self, /, **values: float | Tensor) -> None:
+    def update(self, scalars: Scalars | None = None, /, **values: float | Tensor) -> None:
         """Add one value to each named meter: numbers, or tensors of one element.
 
+        scalars: further values, as they are on the device; they are not copied again.
         Raises ValueError for a tensor of more elements, TypeError for anything else.
         """
-        checked = {name: _scalar(name, value) for name, value in values.items()}
+        numbers: dict[str, float] = {}
+        on_devices = [] if scalars is None else [scalars]
+        of_kind: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                _raise_if_not_one(name, value)
+                of_kind.setdefault((value.device, value.dtype), {})[name] = value
+            else:
+                numbers[name] = _number(name, value)
+        on_devices += map(Scalars.of, of_kind.values())
         if len(self._pending) >= _MAX_PENDING:
             self._fetch()
-        self._pending.append(checked)
+        names = tuple(values) if scalars is None else (*scalars.names, *values)
+        self._pending.append(_Update(names, numbers, on_devices))
 
     @property
     def meters(self) -> dict[str, SmoothedValue]:
@@ -183,23 +200,35 @@ class MetricLogger:
 
     def _fetch(self) -> None:
         pending, self._pending = self._pending, []
-        tensors = [v for values in pending for v in values.values() if isinstance(v, Tensor)]
-        fetched = _to_host(tensors)
-        for values in pending:
-            for name, value in values.items():
-                number = fetched[id(value)] if isinstance(value, Tensor) else value
-                self._meters.setdefault(name, SmoothedValue()).update(number)
+        fetched = iter(_to_host([each.stacked for update in pending for each in update.on_devices]))
+        series: dict[str, list[float]] = {}
+        for update in pending:
+            numbers = update.numbers
+            for scalars in update.on_devices:
+                numbers |= zip(scalars.names, next(fetched), strict=True)
+            for name in update.names:
+                series.setdefault(name, []).append(numbers[name])
+        for name, values in series.items():
+            self._meters.setdefault(name, SmoothedValue()).extend(values)
 
 
-def _scalar(name: str, value: float | Tensor) -> float | Tensor:
-    """The value as it may wait: a copy of its own, since losses and flags are reused in place."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(
-                f"meter {name!r} got a tensor of shape {tuple(value.shape)}, but takes one number "
-                "an update; log its mean() or its sum()."
-            )
-        return value.detach().reshape(()).clone()
+class _Update(NamedTuple):
+    """One update as it waits. names: in their order; numbers: those that are on the host."""
+
+    names: tuple[str, ...]
+    numbers: dict[str, float]
+    on_devices: list[Scalars]
+
+
+def _raise_if_not_one(name: str, value: Tensor) -> None:
+    if value.numel() != 1:
+        raise ValueError(
+            f"meter {name!r} got a tensor of shape {tuple(value.shape)}, but takes one number "
+            "an update; log its mean() or its sum()."
+        )
+
+
+def _number(name: str, value: Any) -> float:
     if not isinstance(value, Real):
         raise TypeError(
             f"meter {name!r} got {value!r} of type {type(value).__name__}, but takes a number or a "
@@ -208,12 +237,14 @@ def _scalar(name: str, value: float | Tensor) -> float | Tensor:
     return float(value)
 
 
-def _to_host(scalars: Sequence[Tensor]) -> dict[int, float]:
-    """The numbers by the tensors' `id`; one transfer for each device and dtype."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for scalar in scalars:
-        groups.setdefault((scalar.device, scalar.dtype), []).append(scalar)
-    numbers: dict[int, float] = {}
-    for group in groups.values():
-        numbers |= zip(map(id, group), map(float, torch.stack(group).tolist()), strict=True)
+def _to_host(tensors: Sequence[Tensor]) -> list[list[float]]:
+    """The numbers of each, of one dimension; one transfer for each device and dtype."""
+    places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        places.setdefault((tensor.device, tensor.dtype), []).append(place)
+    numbers: list[list[float]] = [[]] * len(tensors)
+    for of_kind in places.values():
+        fetched = map(float, torch.cat([tensors[place] for place in of_kind]).tolist())
+        for place in of_kind:
+            numbers[place] = list(islice(fetched, len(tensors[place])))
     return numbers

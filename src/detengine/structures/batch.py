@@ -24,17 +24,42 @@ class Batch(NamedTuple):
     image_ids: list[int]
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on the device; the targets' sizes stay on the CPU, where they are read."""
+        """The same batch on the device; the targets' sizes stay on the CPU, where they are read.
+
+        One whose images are there is left as it is: its targets are where its images are.
+        """
+        if all(_is_on(image, device) for image in self.images):
+            return self
         return Batch(
             [image.to(device, non_blocking=True) for image in self.images],
             [{key: _move(key, value, device) for key, value in t.items()} for t in self.targets],
             self.image_ids,
         )
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep its memory on the device until the stream has done what it was asked by then.
+
+        For a batch that was copied on another stream (see torch.Tensor.record_stream).
+        """
+        for image in self.images:
+            image.record_stream(stream)
+        for target in self.targets:
+            for key, value in target.items():
+                if _travels(key, value):
+                    value.record_stream(stream)
+
 
 _STAY_ON_THE_CPU = frozenset({"image_size", "original_size"})
 
 
+def _is_on(image: Tensor, device: torch.device) -> bool:
+    here = image.device
+    return here.type == device.type and device.index in (None, here.index)
+
+
+def _travels(key: str, value: Any) -> bool:
+    return key not in _STAY_ON_THE_CPU and hasattr(value, "to")  # not an image_id of torchvision's
+
+
 def _move(key: str, value: Any, device: torch.device) -> Any:
-    stays = key in _STAY_ON_THE_CPU or not hasattr(value, "to")  # an image_id of torchvision's
-    return value if stays else value.to(device, non_blocking=True)
+    return value.to(device, non_blocking=True) if _travels(key, value) else value

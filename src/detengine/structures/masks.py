@@ -97,6 +97,11 @@ class RunLengthMasks:
             offsets=self.offsets.to(device, non_blocking=non_blocking),
         )
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """As torch.Tensor.record_stream."""
+        self.run_ends.record_stream(stream)
+        self.offsets.record_stream(stream)
+
     def pin_memory(self) -> "RunLengthMasks":
         """Called by DataLoader(pin_memory=True)."""
         return replace(self, run_ends=self.run_ends.pin_memory(), offsets=self.offsets.pin_memory())
