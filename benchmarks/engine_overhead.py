@@ -1,4 +1,4 @@
-"""What the training loop itself costs an iteration: ours, the predecessor's, accelerate's, Lightning's.
+"""What the training loop itself costs an iteration: ours, the predecessor's, and two others'.
 
     pip install -e '.[bench]'
     python benchmarks/engine_overhead.py
@@ -17,7 +17,9 @@ the same batches, with torch's fused SGD and one thread.
 - lightning: a LightningModule that logs its losses, CSVLogger every 20 steps, without bar,
   checkpoints and summary.
 
-The last line is JSON: for each case medians in microseconds, and ours over the predecessor's.
+Beside it, how often the host asks the device for a number (item, tolist, float, bool, cpu, numpy of
+a tensor) in each iteration: on a GPU each waits for all that the device still has to do. The last
+line is JSON: medians in microseconds, and these reads.
 """
 
 import argparse
@@ -249,6 +251,33 @@ def measured(case: Case, loops: list[str], rounds: int, iterations: int) -> dict
     return in_turn({name: work(name) for name in loops}, rounds)
 
 
+READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__")
+
+
+def reads_an_iteration(name: str) -> float:
+    """The reads of two hundred iterations, the start and the checkpoints of the end included."""
+    count = 0
+    before = {read: getattr(Tensor, read) for read in READS}
+
+    def counted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            return read(*args, **kwargs)
+
+        return call
+
+    for read, original in before.items():
+        setattr(Tensor, read, counted(original))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            LOOPS[name](CASES[0], 200, Path(folder))
+    finally:
+        for read, original in before.items():
+            setattr(Tensor, read, original)
+    return count / 200
+
+
 def quiet(folder: Path) -> None:
     """The lines of a log go to a file, as in a run; what the others say to the terminal nowhere."""
     warnings.simplefilter("ignore")
@@ -284,8 +313,13 @@ def main() -> None:
             }
             cells = [beyond[name].in_units(1, 0) for name in options.loops if name in beyond]
             rows.append([str(case), f"{1e6 * base / options.iterations:.0f}", *cells])
-    print_table(["model", "bare loop", *(n for n in options.loops if n != "bare")], rows)
-    print_json("engine_overhead", machine("accelerate", "lightning"), microseconds=report)
+        reads = {name: reads_an_iteration(name) for name in options.loops}
+    others = [name for name in options.loops if name != "bare"]
+    of_loops = [f"{reads[name]:.2f}" for name in ["bare", *others]]
+    rows.append([f"reads of the device, {CASES[0]}", *of_loops])
+    print_table(["model", "bare loop", *others], rows)
+    where = machine("accelerate", "lightning")
+    print_json("engine_overhead", where, microseconds=report, reads_an_iteration=reads)
 
 
 if __name__ == "__main__":

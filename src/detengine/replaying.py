@@ -18,6 +18,7 @@ from detengine.engine.determinism import deterministic
 from detengine.engine.nonfinite_record import WEIGHTS_SUFFIX, NonFiniteRecord, read_record
 from detengine.engine.replay import RankWindows, describe_replay, repeat_step, train_quietly
 from detengine.engine.trainer import windows
+from detengine.monitor.timer import Stages
 from detengine.run import Parts, build_parts
 from detengine.start import start_or_resume
 
@@ -39,7 +40,7 @@ def replay(cfg: Config, record_file: str | Path) -> str:
     cfg = replace(cfg, {"SOLVER.ACCUMULATE": record.accumulate})
     device = resolve_device(cfg.MODEL.DEVICE)
     with deterministic(device, enabled=cfg.DETERMINISTIC):
-        parts = build_parts(cfg, path.parent, device, skip_test=True)
+        parts = build_parts(cfg, path.parent, device, skip_test=True, stages=Stages())
         start_iter, origin = _load_weights(parts, record, path)
         steps = _steps_of(parts, record, start_iter)
         before = islice(steps, record.iteration - 1 - start_iter)

@@ -45,6 +45,7 @@ from detengine.modeling.build import build_detection_model
 from detengine.monitor.logs import logging_to, setup_logging
 from detengine.monitor.progress import track
 from detengine.monitor.sinks import JsonlSink, Sink
+from detengine.monitor.timer import Stages
 from detengine.output_folder import held, make_output_folder, prepare_output_folder
 from detengine.scoring import PER_CLASS, RESULTS, Results, flat, score
 from detengine.solver.build import make_lr_scheduler, make_optimizer
@@ -80,6 +81,7 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
+    stages = Stages()
     cfg, scaling = scaled(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
     with logging_to(None), watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog:
@@ -93,8 +95,9 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
             setup_logging(folder)  # open until the last error is in it
             if scaling:
                 logger.info("%s", scaling)
-            parts = build_parts(cfg, folder, device, skip_test=skip_test)
-            return _train(parts, device, should_stop, watchdog, resume=resume)
+            stages.end("processes and folder")
+            parts = build_parts(cfg, folder, device, skip_test=skip_test, stages=stages)
+            return _train(parts, device, should_stop, watchdog, resume=resume, stages=stages)
 
 
 def _train(
@@ -104,6 +107,7 @@ def _train(
     watchdog: Watchdog,
     *,
     resume: bool,
+    stages: Stages,
 ) -> RunResult:
     cfg, folder, model = parts.cfg, parts.folder, parts.model
     arguments = start_or_resume(
@@ -112,6 +116,7 @@ def _train(
     start_iter, best_metric = arguments["iteration"], best_metric_of(cfg)
     if is_main_process():
         write_text(folder / "config.yaml", to_yaml(cfg))
+    stages.end("weights")
     loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=parts.datasets)
     scored = with_views(cfg, model, parts.test_sets)
 
@@ -132,6 +137,8 @@ def _train(
         sync_batchnorm=cfg.DISTRIBUTED.SYNC_BATCHNORM,
         accumulate=cfg.SOLVER.ACCUMULATE,
     )
+    stages.end("loader")
+    logger.info("Ready after %s", stages)
     with metrics_sink(folder, start_iter) as sinks, naming_dead_workers(loader):
         do_train(
             parallel_model,
@@ -184,7 +191,9 @@ class Parts:
     checkpointer: DetectronCheckpointer
 
 
-def build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: bool) -> Parts:
+def build_parts(
+    cfg: Config, folder: Path, device: torch.device, *, skip_test: bool, stages: Stages
+) -> Parts:
     """The parts, with weights as they are initialised; called by all ranks. Writes nothing."""
     datasets = build_datasets(cfg, cfg.DATASETS.TRAIN)
     class_names = datasets[0].class_names
@@ -197,6 +206,7 @@ def build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: b
         )
     scored = () if skip_test else cfg.DATASETS.TEST
     test_sets = build_datasets(cfg, scored, class_names, for_scoring=True)
+    stages.end("data sets")
     cfg = with_num_classes(cfg, class_names)
     torch.manual_seed(cfg.SEED)
     model = build_detection_model(cfg).to(device)
@@ -207,6 +217,7 @@ def build_parts(cfg: Config, folder: Path, device: torch.device, *, skip_test: b
         cfg, model, optimizer, scheduler, folder,
         precision=precision, ema=ema, class_names=class_names, background=True,
     )  # fmt: skip
+    stages.end("model and optimizer")
     return Parts(
         cfg, folder, datasets, test_sets, model, optimizer, scheduler, precision, ema, checkpointer
     )

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from detengine.monitor.timer import Timer, get_time_str
+from detengine.monitor.timer import Stages, Timer, get_time_str
 
 
 def test_the_timer_adds_up_what_lies_between_tic_and_toc() -> None:
@@ -39,3 +39,11 @@ def test_a_toc_without_its_tic_is_an_error() -> None:
 )
 def test_seconds_are_written_as_the_predecessor_did(seconds: float, text: str) -> None:
     assert get_time_str(seconds) == text
+
+
+def test_stages_are_told_with_their_sum() -> None:
+    stages = Stages()
+    stages.end("data sets")
+    stages.end("model")
+    stages.seconds = {"data sets": 0.9, "model": 0.3}
+    assert str(stages) == "1.20 s: data sets 0.90, model 0.30"
