@@ -106,10 +106,14 @@ class NonFiniteGuard:
             return self._bad  # a single bad step ends the run, and those after it are bad as well
         return (self._in_a_row >= self._policy.limit).float()
 
-    def after_step(self, must_skip: Tensor, found_inf: Tensor) -> None:
-        """Undo what the forward pass has changed if the step was skipped, and count it."""
+    def after_step(self, must_skip: Tensor | None, found_inf: Tensor) -> None:
+        """Undo what the forward pass has changed if the step was skipped, and count it.
+
+        must_skip: 1 where it was a loss; only asked for where gradients may be infinite.
+        """
         self._statistics.put_back(found_inf)
-        self._bad = must_skip if self._precision.scales_loss else found_inf
+        judged = must_skip if self._precision.scales_loss else None
+        self._bad = found_inf if judged is None else judged
         if self._policy.limit > 1:
             self._in_a_row = (self._in_a_row + 1) * self._bad
 

@@ -163,8 +163,10 @@ def train_step(
     clear_gradients(optimizer)
     ended = None if guard is None else guard.before_step()
     losses = accumulate_gradients(model, batches, device, precision)
-    must_skip = nonfinite_on_any_rank(losses.stacked, model, ended)
-    found_inf = precision.step(optimizer, clip_norm, must_skip)
+    must_skip = ended
+    if precision.scales_loss or isinstance(model, DistributedDataParallel):
+        must_skip = nonfinite_on_any_rank(losses.stacked, model, ended)
+    found_inf = precision.step(optimizer, clip_norm, must_skip, losses=losses.stacked)
     if guard is not None:
         guard.after_step(must_skip, found_inf)
     scheduler.step()

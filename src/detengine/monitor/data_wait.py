@@ -2,6 +2,7 @@
 
 import logging
 
+from detengine.distributed.comm import is_main_process
 from detengine.monitor.metric_logger import MetricLogger
 
 logger = logging.getLogger("detengine.trainer")
@@ -22,9 +23,12 @@ class DataWait:
         self._is_said = False
 
     def judge(self, meters: MetricLogger) -> None:
-        """To be called at each log line. Reads the meters `time` and `data`, seconds of a step."""
+        """To be called at each log line. Reads the meters `time` and `data`, seconds of a step.
+
+        They are the mean over the ranks by then, and rank 0 says it.
+        """
         self._lines += 1
-        if self._is_said or self._lines == 1:
+        if self._is_said or self._lines == 1 or not is_main_process():
             return
         step_seconds, waited_seconds = meters.time.avg, meters.data.avg
         if waited_seconds > SHARE * step_seconds:

@@ -137,15 +137,15 @@ class MetricLogger:
         Raises ValueError for a tensor of more elements, TypeError for anything else.
         """
         numbers: dict[str, float] = {}
-        on_devices = [] if scalars is None else [scalars]
-        of_kind: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        tensors: dict[str, Tensor] = {}
         for name, value in values.items():
             if isinstance(value, Tensor):
-                _raise_if_not_one(name, value)
-                of_kind.setdefault((value.device, value.dtype), {})[name] = value
+                tensors[name] = value
             else:
-                numbers[name] = _number(name, value)
-        on_devices += map(Scalars.of, of_kind.values())
+                numbers[name] = value if type(value) is float else _number(name, value)
+        on_devices = [] if scalars is None else [scalars]
+        if tensors:
+            on_devices += _by_kind(tensors)
         if len(self._pending) >= _MAX_PENDING:
             self._fetch()
         names = tuple(values) if scalars is None else (*scalars.names, *values)
@@ -199,6 +199,8 @@ class MetricLogger:
             self._meters[name].load_state_dict(of_meter)
 
     def _fetch(self) -> None:
+        if not self._pending:
+            return
         pending, self._pending = self._pending, []
         fetched = iter(_to_host([each.stacked for update in pending for each in update.on_devices]))
         series: dict[str, list[float]] = {}
@@ -218,6 +220,15 @@ class _Update(NamedTuple):
     names: tuple[str, ...]
     numbers: dict[str, float]
     on_devices: list[Scalars]
+
+
+def _by_kind(tensors: Mapping[str, Tensor]) -> list[Scalars]:
+    """Those of each device and dtype together."""
+    of_kind: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        _raise_if_not_one(name, value)
+        of_kind.setdefault((value.device, value.dtype), {})[name] = value
+    return [Scalars.of(each) for each in of_kind.values()]
 
 
 def _raise_if_not_one(name: str, value: Tensor) -> None:

@@ -64,33 +64,37 @@ class Precision:
         torch.autograd.backward(loss)
 
     def step(
-        self, optimizer: Optimizer, clip_norm: float | None = None, skip: Tensor | None = None
+        self,
+        optimizer: Optimizer,
+        clip_norm: float | None = None,
+        skip: Tensor | None = None,
+        *,
+        losses: Tensor | None = None,
     ) -> Tensor:
         """Unscale and clip the gradients and step, unless one of them is not finite.
 
         clip_norm: the largest total 2-norm of all gradients; None clips nothing.
         skip: float32[1] on the parameters' device; above 0 skips the step whatever the gradients.
-        Without float16's scaling it becomes what is returned.
+        losses: on the parameters' device and without a graph; they have to be finite, too.
         Returns found_inf, float32[1] on the parameters' device: 1.0 if the step was skipped, then
         neither weights nor the optimizer's state have changed. Nothing is read from the device,
         except with an optimizer that cannot skip by itself (see `can_skip`): there one flag a step
         is, and the host waits for the device.
         """
         parameters, skips = _looked_up(optimizer)
-        if skip is None:
-            found_inf = torch.zeros(1, device=parameters[0].device)
-        else:
-            found_inf = skip.clone() if self.scales_loss else skip
+        found_inf = torch.zeros(1, device=parameters[0].device) if skip is None else skip.clone()
         gradients = [grad for each in parameters if (grad := each.grad) is not None]
+        judged = [] if losses is None else [losses]
         if self.scales_loss:
             self._move_scale(found_inf.device)
             note_nonfinite(gradients, found_inf, self._scale.reciprocal())
         elif clip_norm is None:
-            note_nonfinite(gradients, found_inf)
+            judged += gradients
         if clip_norm is not None:
             norm = get_total_norm(gradients)
             clip_grads_with_norm_(parameters, clip_norm, norm)
-            note_nonfinite([norm], found_inf)
+            judged.append(norm)
+        note_nonfinite(judged, found_inf)
         _step_unless(found_inf, optimizer, skips)
         if self.scales_loss:
             torch._amp_update_scale_(

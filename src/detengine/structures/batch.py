@@ -26,9 +26,9 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         """The same batch on the device; the targets' sizes stay on the CPU, where they are read.
 
-        One whose images are there is left as it is: its targets are where its images are.
+        One whose first image is there is left as it is: all of it is.
         """
-        if all(_is_on(image, device) for image in self.images):
+        if self.images and _is_on(self.images[0], device):
             return self
         return Batch(
             [image.to(device, non_blocking=True) for image in self.images],
