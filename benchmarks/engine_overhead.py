@@ -241,14 +241,21 @@ LOOPS: dict[str, Callable[[Case, int, Path], None]] = {
 
 
 def measured(case: Case, loops: list[str], rounds: int, iterations: int) -> dict[str, Timing]:
+    """Microseconds an iteration; of Lightning's fifth as many."""
+    counts = {name: iterations // 5 if name == "lightning" else iterations for name in loops}
+
     def work(name: str) -> Callable[[], None]:
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
-                LOOPS[name](case, iterations, Path(folder))
+                LOOPS[name](case, counts[name], Path(folder))
 
         return run
 
-    return in_turn({name: work(name) for name in loops}, rounds)
+    timings = in_turn({name: work(name) for name in loops}, rounds)
+    return {
+        name: Timing(*(1e6 * seconds / counts[name] for seconds in timing))
+        for name, timing in timings.items()
+    }
 
 
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__")
@@ -303,16 +310,13 @@ def main() -> None:
         for case in CASES:
             timings = measured(case, options.loops, options.rounds, options.iterations)
             base = timings.pop("bare").median
-            beyond = {
-                name: Timing(*(1e6 * (each - base) / options.iterations for each in timing))
-                for name, timing in timings.items()
-            }
+            beyond = {name: Timing(*(us - base for us in each)) for name, each in timings.items()}
             report[str(case)] = {
-                "bare_us": round(1e6 * base / options.iterations, 1),
-                **{f"{name}_us": round(timing.median, 1) for name, timing in beyond.items()},
+                "bare": round(base, 1),
+                **{name: round(timing.median, 1) for name, timing in beyond.items()},
             }
             cells = [beyond[name].in_units(1, 0) for name in options.loops if name in beyond]
-            rows.append([str(case), f"{1e6 * base / options.iterations:.0f}", *cells])
+            rows.append([str(case), f"{base:.0f}", *cells])
         reads = {name: reads_an_iteration(name) for name in options.loops}
     others = [name for name in options.loops if name != "bare"]
     of_loops = [f"{reads[name]:.2f}" for name in ["bare", *others]]

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
             image.record_stream(stream)
         for target in self.targets:
             for key, value in target.items():
-                if _travels(key, value):
+                if _travels(key, value) and hasattr(value, "record_stream"):
                     value.record_stream(stream)
 
 
