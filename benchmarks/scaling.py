@@ -32,8 +32,8 @@ from detengine.engine.inference import accumulate_predictions
 from detengine.evaluation.evaluator import Evaluator
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth, PackedBytes
+from detengine.structures.mask_encoding import encode_mask_probs
 from detengine.structures.prediction import Prediction
-from detengine.structures.rle import encode_mask_probs
 
 HEIGHT, WIDTH, DETECTIONS, OBJECTS = 480, 640, 100, 8
 ONE_THREAD = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from detengine.structures.mask_encoding import encode_mask_probs
 from detengine.structures.prediction import Prediction
-from detengine.structures.rle import encode_mask_probs
 
 
 def _output(**more):

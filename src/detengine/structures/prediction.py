@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detengine.structures.rle import RLE, encode_mask_probs
+from detengine.structures.mask_encoding import encode_mask_probs
+from detengine.structures.rle import RLE
 
 _FIELDS = ("boxes", "scores", "labels", "mask_probs", "keypoints", "keypoints_scores")
 
