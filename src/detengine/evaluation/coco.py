@@ -121,7 +121,7 @@ def annotations_of(truth: Truth, detections: Detections) -> list[dict[str, Any]]
     }
     if columns.masks is not None:
         size = list(detections.size)
-        strings = (columns.masks[row] for row in range(rows.start, rows.stop))
+        strings = columns.masks.between(rows.start, rows.stop)
         parts["segmentation"] = [{"size": size, "counts": each} for each in strings]
     if columns.keypoints is not None and columns.num_keypoints is not None:
         parts["keypoints"] = columns.keypoints[rows].flatten(1).tolist()
@@ -136,20 +136,18 @@ def annotations_of(truth: Truth, detections: Detections) -> list[dict[str, Any]]
 
 def _boxes(detections: Detections) -> NDArray[np.float64]:
     """Rows of image, x, y, w, h, score, category."""
-    return np.column_stack(
-        [
-            np.full(len(detections), detections.image, np.float64),
-            detections.boxes_xywh,
-            detections.scores,
-            detections.categories,
-        ]
-    )
+    rows = np.empty((len(detections), 7))
+    rows[:, 0] = detections.image
+    rows[:, 1:5] = detections.boxes_xywh
+    rows[:, 5] = detections.scores
+    rows[:, 6] = detections.categories
+    return rows
 
 
 def _masks(detections: Detections) -> list[dict[str, Any]]:
     """Without boxes, so that each detection's area is that of its mask."""
     return [
-        {**each, "segmentation": rle}
+        each | {"segmentation": rle}
         for each, rle in zip(_entries(detections), detections.rles or (), strict=True)
     ]
 

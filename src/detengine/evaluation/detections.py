@@ -70,15 +70,15 @@ def detections_of(
     Width and height are taken in the boxes' own precision, float32, as by torchvision.
     """
     boxes = prediction.boxes_xyxy.numpy()[known]
+    boxes_xywh = boxes.copy()
+    boxes_xywh[:, 2:] -= boxes[:, :2]
     rles, keypoints = prediction.rles, prediction.keypoints
     return Detections(
         image,
         where,
         prediction.size,
         boxes_xyxy=boxes.astype(np.float64),
-        boxes_xywh=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(
-            np.float64
-        ),
+        boxes_xywh=boxes_xywh.astype(np.float64),
         scores=prediction.scores.numpy()[known].astype(np.float64),
         categories=categories,
         rles=None if rles is None else [rles[row] for row in known.tolist()],
@@ -135,9 +135,9 @@ def raise_if_boxes_unfit(boxes: Tensor, scores: Tensor, where: str) -> None:
                 f"{where}: the {what} of detection {row} of {len(values)} is not a number or is "
                 f"infinite: {values[row].tolist()}. Has the training diverged?"
             )
-    inverted = (corners[:, 2:] < corners[:, :2]).any(axis=1)
+    inverted = corners[:, 2:] < corners[:, :2]
     if inverted.any():
-        row = int(inverted.argmax())
+        row = int(inverted.any(axis=1).argmax())
         raise ValueError(
             f"{where}: the box of detection {row} ends before it begins: "
             f"{corners[row].tolist()}. Boxes are x1, y1, x2, y2; was it given as x, y, w, h?"

@@ -7,6 +7,7 @@ reference counts are touched; as tensors, because those are shared with workers 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,8 +37,13 @@ class PackedBytes:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> bytes:
-        start, stop = self.offsets[index : index + 2].tolist()
-        return self.data[start:stop].numpy().tobytes()
+        return self.between(index, index + 1)[0]
+
+    def between(self, first: int, stop: int) -> list[bytes]:
+        """The strings at first to stop - 1."""
+        bounds = self.offsets[first : stop + 1].tolist()
+        data = self.data[bounds[0] : bounds[-1]].numpy().tobytes()
+        return [data[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)]
 
 
 @dataclass(frozen=True, eq=False)
