@@ -22,6 +22,9 @@ def test_packed_strings_come_out_as_they_went_in(strings: list[bytes]) -> None:
     assert [packed[i] for i in range(len(packed))] == strings
     assert packed.data.dtype == torch.uint8
     assert packed.offsets.tolist()[-1] == sum(map(len, strings))
+    for first in range(len(strings) + 1):
+        for stop in range(first, len(strings) + 1):
+            assert packed.between(first, stop) == strings[first:stop]
 
 
 @given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5)))
