@@ -210,3 +210,30 @@ def test_sizes_below_one_pixel_are_refused() -> None:
         ShortestEdgeResize((0,), 100)
     with pytest.raises(ValueError, match="at least 1 x 1"):
         RandomCrop((0, 5))
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_an_image_by_pixel_and_one_by_plane_are_resized_to_the_same(flip: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    by_plane = torch.randint(0, 256, (3, 61, 83), dtype=torch.uint8, generator=generator)
+    by_pixel = by_plane.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    size = torch.tensor([61, 83])
+    stages = [v2.RandomHorizontalFlip(flip), ShortestEdgeResize((100,), 1333)]
+    one, two = (
+        transform_sample(Sample(image, {"original_size": size}, 1), stages).image
+        for image in (by_plane, by_pixel)
+    )
+    assert torch.equal(one, two)
+    assert two.permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("by_pixel", [False, True])
+@pytest.mark.parametrize("size", [(20, 30), (61, 30), (20, 83)])
+def test_a_crop_has_no_image_behind_it(by_pixel: bool, size: tuple[int, int]) -> None:
+    image = torch.arange(3 * 61 * 83).remainder(251).to(torch.uint8).view(3, 61, 83)
+    if by_pixel:
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    sample = Sample(image, {"original_size": torch.tensor([61, 83])}, 1)
+    cropped = transform_sample(sample, [RandomCrop(size)]).image
+    assert cropped.shape[1:] == size
+    assert cropped.untyped_storage().nbytes() == cropped.nbytes

@@ -21,6 +21,7 @@ from torch import Tensor
 
 _EXIF_ORIENTATION = 0x0112
 _ORIENTATIONS_ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
+_ORIENTATIONS_TURNED = frozenset(range(2, 9))
 _BROKEN_FILE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow raises on files that are damaged, empty or no pictures."""
 
@@ -33,7 +34,7 @@ def read_image(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            pixels = _as_rgb(ImageOps.exif_transpose(image))
+            pixels = _as_rgb(_upright(image))
     except FileNotFoundError:
         raise
     except Image.DecompressionBombError as error:
@@ -77,6 +78,13 @@ def _unreadable(path: Path, error: Exception) -> str:
         f"{path} cannot be read as an image: {reason}. "
         "Copy the file again from its source, or take it out of the annotations."
     )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says; the picture itself if it says nothing, where Pillow would copy it."""
+    image.load()  # a PNG may say it behind its pixels
+    is_turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _ORIENTATIONS_TURNED
+    return ImageOps.exif_transpose(image) if is_turned else image
 
 
 def _as_rgb(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":

@@ -158,10 +158,22 @@ def transform_sample(
         parts["keypoints"] = tv_tensors.KeyPoints(points, canvas_size=size)
     for stage in stages:
         parts = stage(parts)
-    # contiguous: a crop that is a view would travel with the whole image behind it
-    image = parts["image"].as_subclass(Tensor).contiguous()
+    image = _dense(parts["image"].as_subclass(Tensor))
     target = _follow(sample.target, parts, keypoint_flip, inclusive_pixels)
     return sample._replace(image=image, target=target)
+
+
+def _dense(image: Tensor) -> Tensor:
+    """The image in memory of its own size, by pixel or by plane as it is.
+
+    Images are decoded and resized by pixel; turning that into planes is the device's affair, whom
+    it costs nothing. A crop is a view, behind which the whole image would stay.
+    """
+    by_pixel = image.permute(1, 2, 0)
+    is_dense = by_pixel.is_contiguous() or image.is_contiguous()
+    if is_dense and image.untyped_storage().nbytes() == image.nbytes:
+        return image
+    return by_pixel.clone(memory_format=torch.contiguous_format).permute(2, 0, 1)
 
 
 def _follow(

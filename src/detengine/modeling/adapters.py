@@ -47,7 +47,8 @@ def _hand_over(
 
 
 def _to_float(image: Tensor) -> Tensor:
-    return image / 255 if image.dtype == torch.uint8 else image
+    """In planes, as torchvision's loaders have them: the kernels that follow round accordingly."""
+    return image.contiguous() / 255 if image.dtype == torch.uint8 else image
 
 
 def _to_foreign(target: Mapping[str, Any]) -> dict[str, Any]:
