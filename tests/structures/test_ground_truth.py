@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from hypothesis import given
@@ -14,6 +15,15 @@ from detengine.structures.ground_truth import (
     PackedBytes,
     PackedIntegers,
 )
+
+
+@given(st.lists(st.binary(max_size=9), min_size=1), st.lists(st.integers(0, 99), max_size=9))
+def test_chosen_strings_are_joined_in_their_order(strings: list[bytes], chosen: list[int]) -> None:
+    positions = [each % len(strings) for each in chosen]
+    data, bounds = PackedBytes.from_list(strings).joined(torch.tensor(positions, dtype=torch.int64))
+    joined, stops = data.numpy().tobytes(), bounds.tolist()
+    assert data.dtype == torch.uint8
+    assert [joined[a:b] for a, b in pairwise(stops)] == [strings[each] for each in positions]
 
 
 @given(st.lists(st.binary(max_size=9)))

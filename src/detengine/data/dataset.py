@@ -19,7 +19,7 @@ from detengine.data.transforms import transform_sample
 from detengine.structures.batch import Sample
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.masks import RunLengthMasks
-from detengine.structures.rle import decode_counts
+from detengine.structures.rle_decoding import decode_many
 from detengine.structures.target import Target
 
 logger = logging.getLogger(__name__)
@@ -168,16 +168,17 @@ class DetectionDataset(Dataset[Sample]):
             "original_size": torch.tensor(size),
         }
         if self.with_masks:
-            target["masks"] = RunLengthMasks.from_counts(self._run_lengths(kept), size)
+            target["masks"] = self._masks(kept, size)
         if self.with_keypoints:
             target["keypoints"] = self._keypoints[kept]
         return target
 
-    def _run_lengths(self, positions: Tensor) -> list[Tensor]:
+    def _masks(self, positions: Tensor, size: tuple[int, int]) -> RunLengthMasks:
         masks = self._truth.masks
         if masks is None:
-            return []
-        return [torch.from_numpy(decode_counts(masks[at])) for at in positions.tolist()]
+            return RunLengthMasks.from_counts([], size)
+        runs, offsets = decode_many(*(each.numpy() for each in masks.joined(positions)))
+        return RunLengthMasks.from_runs(torch.from_numpy(runs), torch.from_numpy(offsets), size)
 
 
 class TrainingData(Dataset[Sample]):

@@ -45,6 +45,14 @@ class PackedBytes:
         data = self.data[bounds[0] : bounds[-1]].numpy().tobytes()
         return [data[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)]
 
+    def joined(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The strings at these positions, one after the other, and their bounds in that."""
+        starts = self.offsets[positions]
+        lengths = self.offsets[positions + 1] - starts
+        bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        shift = (starts - bounds[:-1]).repeat_interleave(lengths)
+        return self.data[torch.arange(len(shift)) + shift], bounds
+
 
 @dataclass(frozen=True, eq=False)
 class PackedIntegers:

@@ -5,6 +5,7 @@ inside and begin with outside, so that a pixel is inside where the index of its 
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -48,16 +49,18 @@ class RunLengthMasks:
     @classmethod
     def from_counts(cls, counts: list[Tensor], size: tuple[int, int]) -> "RunLengthMasks":
         """From the run lengths of each mask. counts: N tensors int64[runs] that sum to h * w."""
-        pixels = size[0] * size[1]
-        for index, runs in enumerate(counts):
-            if int(runs.sum()) != pixels or (len(runs) and int(runs.min()) < 0):
-                raise ValueError(
-                    f"the runs of mask {index} cover {int(runs.sum())} pixels, "
-                    f"but an image of {size[0]} x {size[1]} (height x width) has {pixels}"
-                )
         lengths = torch.tensor([0, *(len(runs) for runs in counts)], dtype=torch.int64)
         joined = torch.cat(counts) if counts else torch.empty(0, dtype=torch.int64)
-        return cls(joined.cumsum(0), lengths.cumsum(0), size, size)
+        return cls.from_runs(joined, lengths.cumsum(0), size)
+
+    @classmethod
+    def from_runs(cls, runs: Tensor, offsets: Tensor, size: tuple[int, int]) -> "RunLengthMasks":
+        """From the run lengths of all masks in one. runs: int64[R]; offsets: int64[N + 1]."""
+        pixels, run_ends = size[0] * size[1], runs.cumsum(0)
+        ends = pad(run_ends, (1, 0))[offsets]
+        if not torch.equal(ends, torch.arange(len(offsets)) * pixels) or (runs < 0).any():
+            _raise_if_not_covered(runs, offsets, size)
+        return cls(run_ends, offsets, size, size)
 
     @classmethod
     def from_dense(cls, masks: Tensor) -> "RunLengthMasks":
@@ -155,6 +158,17 @@ class RunLengthMasks:
         row, on_rows = _pixels(y * scale_y + shift_y, height)
         picture = stored[:, column][:, :, row] * (on_columns[:, None] & on_rows)
         return picture.transpose(1, 2).contiguous()
+
+
+def _raise_if_not_covered(runs: Tensor, offsets: Tensor, size: tuple[int, int]) -> None:
+    pixels = size[0] * size[1]
+    for index, (start, stop) in enumerate(pairwise(offsets.tolist())):
+        own = runs[start:stop]
+        if int(own.sum()) != pixels or (own < 0).any():
+            raise ValueError(
+                f"the runs of mask {index} cover {int(own.sum())} pixels, "
+                f"but an image of {size[0]} x {size[1]} (height x width) has {pixels}"
+            )
 
 
 def _pixels(coordinates: Tensor, length: int) -> tuple[Tensor, Tensor]:
