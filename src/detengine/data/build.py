@@ -25,6 +25,7 @@ from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingDat
 from detengine.data.lvis import load_lvis
 from detengine.data.order import BatchOrder, RankBatchSampler
 from detengine.data.repeats import repeat_factors
+from detengine.data.shared_batches import SharedBatches
 from detengine.data.transforms import RandomCrop, make_resize
 from detengine.data.voc import IMAGE_FOLDER, load_voc
 from detengine.data.workers import ObservedData
@@ -360,7 +361,7 @@ def _loader(cfg: Config, data: Any, batch_sampler: Any, *, keep_workers: bool) -
         observed or data,
         batch_sampler=batch_sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=SharedBatches() if workers else collate,
         pin_memory=cfg.MODEL.DEVICE not in ("cpu", "mps") and torch.cuda.is_available(),
         persistent_workers=keep_workers and workers > 0,
         worker_init_fn=observed.start_worker if observed else None,
