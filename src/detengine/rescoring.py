@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detengine.config.schema import Config
+from detengine.data.annotation_cache import cache_folder
 from detengine.data.build import load_truth
 from detengine.data.lvis import load_coco_or_lvis
 from detengine.evaluation.build import build_scoring_options, gives_proposals, iou_types_of
@@ -86,7 +87,8 @@ def load_truths(cfg: Config, annotations: Path | None) -> dict[str, GroundTruth]
             raise FileNotFoundError(
                 f"there is no file {annotations}; --annotations is a COCO annotation file"
             )
-        return {annotations.stem: load_coco_or_lvis(annotations, annotations.stem)}
+        cache = cache_folder() if cfg.DATASETS.CACHE else None
+        return {annotations.stem: load_coco_or_lvis(annotations, annotations.stem, cache=cache)}
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
     return {name: load_truth(cfg, name, for_scoring=True)[0] for name in cfg.DATASETS.TEST}

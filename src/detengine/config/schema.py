@@ -150,6 +150,9 @@ class Datasets(Section):
     DEFINE, `datasets` in it for those that the predecessor's catalog names."""
     CLASSES: Maybe[OneOrMore[str]] = None
     """The classes to use, as labels 1, 2, ...; None: all, as the data sets order them."""
+    CACHE: Switch = True
+    """Keep what is read of large COCO and LVIS files in $DETENGINE_CACHE/annotations
+    (~/.cache/detengine/annotations), from where later starts and other ranks map it."""
 
 
 class DataLoader(Section):

@@ -1,6 +1,7 @@
 """What the readers of annotation files share: objects as they are found, checked, then packed.
 
-A reader collects one `FoundObject` for each annotation and hands them all to `pack_annotations`.
+A reader collects one `FoundObject` for each annotation and hands them all to `pack_annotations`;
+of many annotations, `ObjectColumns` to `pack_columns`.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detengine.data.object_columns import (
+    Floats,
+    FoundObject,
+    Integers,
+    ObjectColumns,
+    columns_of,
+    joined,
+)
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth, PackedBytes
 
@@ -26,22 +35,6 @@ class FoundImages:
     sizes: Sequence[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundObject:
-    """One annotation. image: the index of its image; mask: a compressed RLE, empty for none."""
-
-    image: int
-    annotation_id: int
-    category_id: int
-    box_xywh: tuple[float, float, float, float]
-    area: float
-    is_crowd: bool = False
-    is_difficult: bool = False
-    mask: bytes = b""
-    keypoints: tuple[float, ...] = ()
-    num_keypoints: int = 0
-
-
 def pack_annotations(
     source: Path,
     categories: Categories,
@@ -54,33 +47,74 @@ def pack_annotations(
     Raises ValueError, naming `source` and the annotation, if an annotation id stands twice or a box
     is impossible: not finite, of negative size, or entirely outside of its image.
     """
-    raise_if_twice(source, "annotation id", [each.annotation_id for each in objects])
-    objects = sorted(objects, key=lambda each: each.image)
-    per_image = np.bincount([each.image for each in objects], minlength=len(images.ids))
-    boxes = _column([each.box_xywh for each in objects], torch.float64).view(-1, 4)
-    masks = [each.mask for each in objects]
-    points = _column([each.keypoints for each in objects], torch.float64)
+    return pack_columns(source, categories, images, [columns_of(objects)], keypoint_names)
+
+
+def pack_columns(
+    source: Path,
+    categories: Categories,
+    images: FoundImages,
+    parts: list[ObjectColumns],
+    keypoint_names: tuple[str, ...] = (),
+) -> GroundTruth:
+    """As pack_annotations, of all parts in their order. Empties the list, to have their memory.
+
+    An annotation without keypoints among those with J of them has J times zeros.
+    """
+    annotation_ids = joined(parts, "annotation_ids")
+    raise_if_twice(source, "annotation id", annotation_ids.tolist())
+    image_of = joined(parts, "images")
+    order = np.argsort(image_of, kind="stable")
+
+    def column(name: str) -> torch.Tensor:
+        return torch.from_numpy(joined(parts, name)[order])
+
+    keypoints = _keypoints_of(parts, len(keypoint_names))[order]
+    num_keypoints = column("num_keypoints")
     truth = GroundTruth(
         categories=categories,
         image_ids=_column(images.ids, torch.int64),
         image_sizes=_column(images.sizes, torch.int64).view(-1, 2),
         file_names=PackedBytes.from_list([name.encode() for name in images.file_names]),
-        offsets=torch.from_numpy(np.concatenate([[0], per_image.cumsum()]).astype(np.int64)),
-        annotation_ids=_column([each.annotation_id for each in objects], torch.int64),
-        category_ids=_column([each.category_id for each in objects], torch.int64),
-        boxes_xywh=boxes,
-        areas=_column([each.area for each in objects], torch.float64),
-        is_crowd=_column([each.is_crowd for each in objects], torch.bool),
-        is_difficult=_column([each.is_difficult for each in objects], torch.bool),
-        masks=PackedBytes.from_list(masks) if any(masks) else None,
-        keypoints=points.view(len(objects), -1, 3) if points.numel() else None,
-        num_keypoints=_column([each.num_keypoints for each in objects], torch.int64)
-        if points.numel()
-        else None,
+        offsets=torch.from_numpy(_offsets(image_of, len(images.ids))),
+        annotation_ids=torch.from_numpy(annotation_ids[order]),
+        category_ids=column("category_ids"),
+        boxes_xywh=column("boxes_xywh"),
+        areas=column("areas"),
+        is_crowd=column("is_crowd"),
+        is_difficult=column("is_difficult"),
+        masks=_masks_of(parts, order),
+        keypoints=torch.from_numpy(keypoints) if keypoints.size else None,
+        num_keypoints=num_keypoints if keypoints.size else None,
         keypoint_names=keypoint_names,
     )
     _raise_if_boxes_impossible(source, truth)
     return truth
+
+
+def _offsets(image_of: Integers, images: int) -> Integers:
+    """int64[I + 1]"""
+    per_image = np.bincount(image_of, minlength=images)
+    return np.concatenate([[0], per_image.cumsum()]).astype(np.int64)
+
+
+def _keypoints_of(parts: Sequence[ObjectColumns], names: int) -> Floats:
+    """float64[N, J, 3], J being the number of names, or else of the first object's that has any."""
+    lengths = joined(parts, "keypoint_lengths")
+    given = lengths > 0
+    numbers = 3 * names or (int(lengths[given][0]) if given.any() else 0)
+    keypoints = np.zeros((len(lengths), numbers))
+    if given.any():
+        keypoints[given] = joined(parts, "keypoints").reshape(-1, numbers)
+    return keypoints.reshape(len(lengths), -1, 3) if keypoints.size else keypoints
+
+
+def _masks_of(parts: list[ObjectColumns], order: Integers) -> PackedBytes | None:
+    """The masks of all parts in this order; None if there is none. Empties the list."""
+    masks: list[bytes] = []
+    while parts:
+        masks += parts.pop(0).masks
+    return PackedBytes.from_list([masks[at] for at in order.tolist()]) if any(masks) else None
 
 
 def raise_if_twice(source: Path, kind: str, values: Sequence[int] | Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from detengine.config.schema import (
     LvisDefinition,
     VocDefinition,
 )
+from detengine.data.annotation_cache import cache_folder
 from detengine.data.annotations import FEW
 from detengine.data.cityscapes import load_cityscapes
 from detengine.data.coco import load_coco
@@ -40,14 +41,14 @@ Loader = DataLoader[Any]
 
 
 def _load_coco(
-    definition: CocoDefinition, root: Path, name: str, for_scoring: bool
+    definition: CocoDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
 ) -> tuple[GroundTruth, Path]:
     images = root / definition.IMAGES
-    return load_coco(root / definition.ANNOTATIONS, images, name), images
+    return load_coco(root / definition.ANNOTATIONS, images, name, cache=cache), images
 
 
 def _load_voc(
-    definition: VocDefinition, root: Path, name: str, for_scoring: bool
+    definition: VocDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
 ) -> tuple[GroundTruth, Path]:
     folder = root / definition.ROOT
     truth = load_voc(folder, definition.SPLIT, definition.CLASSES, name)
@@ -55,7 +56,7 @@ def _load_voc(
 
 
 def _load_cityscapes(
-    definition: CityscapesDefinition, root: Path, name: str, for_scoring: bool
+    definition: CityscapesDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
 ) -> tuple[GroundTruth, Path]:
     images, annotations = root / definition.IMAGES, root / definition.ANNOTATIONS
     split, mode, mini = definition.SPLIT, definition.MODE, definition.MINI
@@ -66,21 +67,21 @@ def _load_cityscapes(
 
 
 def _load_lvis(
-    definition: LvisDefinition, root: Path, name: str, for_scoring: bool
+    definition: LvisDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
 ) -> tuple[GroundTruth, Path]:
     images = root / definition.IMAGES
-    return load_lvis(root / definition.ANNOTATIONS, images, name), images
+    return load_lvis(root / definition.ANNOTATIONS, images, name, cache=cache), images
 
 
-FORMATS: dict[str, Callable[[Any, Path, str, bool], tuple[GroundTruth, Path]]] = {
+FORMATS: dict[str, Callable[[Any, Path, str, bool, Path | None], tuple[GroundTruth, Path]]] = {
     "coco": _load_coco,
     "voc": _load_voc,
     "cityscapes": _load_cityscapes,
     "lvis": _load_lvis,
 }
 """For each DatasetDefinition.FORMAT: the definition, the folder that relative paths start at, the
-data set's name, and whether what only scoring asks for is wanted, to its annotations and its image
-folder."""
+data set's name, whether what only scoring asks for is wanted, and the folder that keeps what was
+read of a large file, to its annotations and its image folder."""
 
 
 def make_data_loader(
@@ -181,7 +182,8 @@ def _evaluation_resize(cfg: Config) -> v2.Transform:
 def load_truth(cfg: Config, name: str, *, for_scoring: bool) -> tuple[GroundTruth, Path]:
     """The annotations of a data set by name, and the folder of its images."""
     definition, root = find_definition(cfg.DATASETS, name)
-    truth, image_folder = FORMATS[definition.FORMAT](definition, root, name, for_scoring)
+    cache = cache_folder() if cfg.DATASETS.CACHE else None
+    truth, image_folder = FORMATS[definition.FORMAT](definition, root, name, for_scoring, cache)
     if not len(truth):
         raise ValueError(
             f"data set {name!r} lists no images, but at least one is needed. Does "

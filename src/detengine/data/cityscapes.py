@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from detengine.data.annotations import FoundImages, FoundObject, pack_annotations
+from detengine.data.annotations import FoundImages, pack_annotations
 from detengine.data.cityscapes_labels import (
     CATEGORY_ID,
     CLASS_OF_ID,
@@ -28,6 +28,7 @@ from detengine.data.cityscapes_labels import (
     code_of_label,
 )
 from detengine.data.images import read_labels, read_size
+from detengine.data.object_columns import FoundObject
 from detengine.data.segmentation import encode_segmentation, is_numbers
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import VOID, GroundTruth, IgnoredRegions

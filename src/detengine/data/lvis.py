@@ -8,15 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from detengine.data.annotation_cache import DependsOn, cached
 from detengine.data.annotations import FEW, image_of_annotation
-from detengine.data.coco import parse_coco, read_json
+from detengine.data.coco import parse_coco
+from detengine.data.coco_file import CocoFile, read_json
 from detengine.structures.ground_truth import FederatedLabels, GroundTruth, PackedIntegers
 
 FREQUENCIES = ("r", "c", "f")
 """Rare, common, frequent: in up to 10, in up to 100, and in more of the training images."""
 
 
-def load_lvis(annotations: Path, images: Path | None, name: str) -> GroundTruth:
+def load_lvis(
+    annotations: Path, images: Path | None, name: str, *, cache: Path | None = None
+) -> GroundTruth:
     """Read an LVIS file. annotations: the json; images: the folder; name: for messages.
 
     As `coco.load_coco`, whose errors it raises, and ValueError, naming file and entry, for what
@@ -24,40 +28,52 @@ def load_lvis(annotations: Path, images: Path | None, name: str) -> GroundTruth:
     and the frequency of each class. An image is where its file_name says, or the last two parts or
     the last part of its coco_url. Raises FileNotFoundError if the first image is in none of them.
     """
-    return parse_lvis(annotations, images, read_json(annotations, name))
+
+    def read() -> tuple[GroundTruth, DependsOn]:
+        return parse_lvis(read_json(annotations, name), images)
+
+    return cached(cache, annotations, images, "lvis", read)
 
 
-def load_coco_or_lvis(annotations: Path, name: str) -> GroundTruth:
+def load_coco_or_lvis(annotations: Path, name: str, *, cache: Path | None = None) -> GroundTruth:
     """Read a file of either format, for scoring without its images. As `load_lvis`, `load_coco`."""
-    content = read_json(annotations, name)
-    is_lvis = any("neg_category_ids" in entry for entry in content["images"])
-    return (parse_lvis if is_lvis else parse_coco)(annotations, None, content)
+
+    def read() -> tuple[GroundTruth, DependsOn]:
+        file = read_json(annotations, name)
+        if any("neg_category_ids" in entry for entry in file.images):
+            return parse_lvis(file, None)
+        return parse_coco(file, None), ()
+
+    return cached(cache, annotations, None, "coco or lvis", read)
 
 
-def parse_lvis(annotations: Path, images: Path | None, content: Mapping[str, Any]) -> GroundTruth:
-    """As load_lvis, of what `coco.read_json` read from `annotations`."""
-    file_names = _find_images(annotations, images, content["images"])
+def parse_lvis(file: CocoFile, images: Path | None) -> tuple[GroundTruth, DependsOn]:
+    """As load_lvis, of what `read_json` read; and the folders that were looked into."""
+    path = file.path
+    file_names, folders = _find_images(path, images, file.images)
     entries = [
         {**entry, "file_name": file_name}
-        for entry, file_name in zip(content["images"], file_names, strict=True)
+        for entry, file_name in zip(file.images, file_names, strict=True)
     ]
-    truth = parse_coco(annotations, images, {**content, "images": entries})
+    truth = parse_coco(replace(file, images=entries), images)
     known = frozenset(truth.categories.ids)
     federated = FederatedLabels(
-        negative=_read_ids(annotations, entries, "neg_category_ids", known),
-        not_exhaustive=_read_ids(annotations, entries, "not_exhaustive_category_ids", known),
-        frequencies=_read_frequencies(annotations, content["categories"]),
+        negative=_read_ids(path, entries, "neg_category_ids", known),
+        not_exhaustive=_read_ids(path, entries, "not_exhaustive_category_ids", known),
+        frequencies=_read_frequencies(path, file.categories),
     )
-    _raise_if_annotated(annotations, truth, federated.negative)
-    return replace(truth, federated=federated)
+    _raise_if_annotated(path, truth, federated.negative)
+    return replace(truth, federated=federated), None if file.asked_for_size else folders
 
 
 def _find_images(
     path: Path, folder: Path | None, entries: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """Each image's path below the folder; the first of the possible ones where none is there."""
+) -> tuple[list[str], Sequence[Path]]:
+    """Each image's path below the folder, the first of the possible ones where none is there; and
+    the folders that were looked into.
+    """
     if folder is None:
-        return [_names_of(path, f"image {n}", entry)[0] for n, entry in enumerate(entries)]
+        return [_names_of(path, f"image {n}", entry)[0] for n, entry in enumerate(entries)], ()
     there = _Files(folder)
     found = []
     for position, entry in enumerate(entries):
@@ -70,7 +86,7 @@ def _find_images(
                 f"{folder}, but {reason}. Is the data set's image folder right?"
             )
         found.append((existing or names)[0])
-    return found
+    return found, there.folders()
 
 
 def _names_of(path: Path, where: str, entry: Mapping[str, Any]) -> list[str]:
@@ -109,6 +125,10 @@ class _Files:
             inside = folder.iterdir() if folder.is_dir() else ()
             self._listed[parent] = frozenset(each.name for each in inside)
         return own_name in self._listed[parent]
+
+    def folders(self) -> list[Path]:
+        """Those that have been listed."""
+        return [self._folder / parent for parent in self._listed]
 
 
 def _read_ids(

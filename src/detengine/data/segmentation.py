@@ -6,9 +6,13 @@ from typing import Any
 import hotcoco.mask
 import numpy as np
 
-from detengine.structures.rle import decode_counts, encode_counts
+from detengine.structures.run_lengths import decode_counts, encode_counts
 
 _NUMBERS = frozenset({int, float})
+_NO_POLYGON = (
+    "a polygon is a list of x1, y1, x2, y2, ... with at least three points, but this is {}. Take "
+    "the polygon out, or the annotation."
+)
 
 
 def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
@@ -54,15 +58,21 @@ def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
 
 def _encode_polygons(polygons: list[Any], size: tuple[int, int]) -> bytes:
     for polygon in polygons:
+        if not is_numbers(polygon):
+            raise ValueError(_NO_POLYGON.format(str(polygon)[:80]))
+    return encode_polygons(polygons, size)
+
+
+def encode_polygons(polygons: list[list[float]], size: tuple[int, int]) -> bytes:
+    """As encode_segmentation, of one or more lists of numbers."""
+    for polygon in polygons:
         # pycocotools takes four numbers for a box, and never comes back from a NaN
-        if not is_numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(
-                "a polygon is a list of x1, y1, x2, y2, ... with at least three points, but this "
-                f"is {str(polygon)[:80]}. Take the polygon out, or the annotation."
-            )
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(_NO_POLYGON.format(str(polygon)[:80]))
         if not math.isfinite(sum(polygon)):
             raise ValueError("a polygon has a coordinate that is not finite. Take it out.")
-    merged = hotcoco.mask.merge(hotcoco.mask.frPyObjects(polygons, *size))
+    parts = hotcoco.mask.frPyObjects(polygons, *size)
+    merged = parts[0] if len(parts) == 1 else hotcoco.mask.merge(parts)
     return bytes(merged["counts"])
 
 

@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from detengine.data.annotations import (
-    FoundImages,
-    FoundObject,
-    pack_annotations,
-    raise_if_twice,
-)
+from detengine.data.annotations import FoundImages, pack_annotations, raise_if_twice
 from detengine.data.images import read_size
+from detengine.data.object_columns import FoundObject
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth
 
