@@ -64,10 +64,7 @@ class DetectionDataset(Dataset[Sample]):
         self.with_keypoints = with_keypoints
         self.inclusive_pixels = inclusive_pixels
         self._truth = ground_truth
-        label_of_id = ground_truth.categories.labels_of_ids(self.class_names)
-        self._labels = torch.zeros_like(ground_truth.category_ids)
-        for category_id, label in label_of_id.items():
-            self._labels[ground_truth.category_ids == category_id] = label
+        self._labels = _labels_of(ground_truth, self.class_names)
         boxes = _clipped_boxes(ground_truth)
         if inclusive_pixels:
             boxes -= boxes.new_tensor([0, 0, 1, 1])
@@ -279,6 +276,16 @@ class EvaluationData(Dataset[Sample]):
     def name_of(self, key: Key) -> str:
         """As DetectionDataset's; the index stands in the second place, as in training."""
         return self._dataset.name_of(key[1])
+
+
+def _labels_of(truth: GroundTruth, class_names: Sequence[str]) -> Tensor:
+    """int64[N], 0 for an annotation of another class."""
+    label_of_id = dict(sorted(truth.categories.labels_of_ids(class_names).items()))
+    if not label_of_id:
+        return torch.zeros_like(truth.category_ids)
+    ids, labels = torch.tensor(list(label_of_id)), torch.tensor(list(label_of_id.values()))
+    places = torch.searchsorted(ids, truth.category_ids).clamp(max=len(ids) - 1)
+    return torch.where(ids[places] == truth.category_ids, labels[places], 0)
 
 
 def _clipped_boxes(truth: GroundTruth) -> Tensor:
