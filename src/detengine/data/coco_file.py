@@ -125,7 +125,7 @@ def _cut_out(data: bytes) -> tuple[dict[str, Any], int, int] | None:
     opening = _OPENING.search(data) if len(data) >= _WORTH_CUTTING else None
     if opening is None or not _is_utf8(data):
         return None
-    start, following = opening.end(), data.find(b'"categories"', opening.end())
+    start, following = opening.end(), data.rfind(b'"categories"', opening.end())
     stop = data.rfind(b"]", start, following if following >= 0 else len(data))
     if stop < 0:
         return None
