@@ -145,12 +145,6 @@ def image_of_annotation(truth: GroundTruth) -> torch.Tensor:
     return torch.repeat_interleave(torch.arange(len(truth)), truth.offsets.diff())
 
 
-def boxes_xyxy(truth: GroundTruth) -> torch.Tensor:
-    """float64[N, 4]"""
-    corner, extent = truth.boxes_xywh[:, :2], truth.boxes_xywh[:, 2:]
-    return torch.cat([corner, corner + extent], dim=1)
-
-
 def sizes_wh(truth: GroundTruth) -> torch.Tensor:
     """int64[N, 2]: (width, height) of each annotation's image."""
     return truth.image_sizes[image_of_annotation(truth)].flip(1)

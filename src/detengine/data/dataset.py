@@ -1,7 +1,7 @@
 """Data sets as the loader sees them: images with their targets, drawn from packed annotations."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from detengine.data.annotations import FEW, boxes_xyxy, image_of_annotation, sizes_wh
+from detengine.data.annotations import FEW, image_of_annotation
 from detengine.data.images import read_image
 from detengine.data.keypoints import mirror_of_keypoints
 from detengine.data.order import Key
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_PIXELS_BEYOND = 1
 """A box may stick out this far without a word: rounding, and formats that count from 0 or 1."""
+_ROWS = 1 << 14
+"""Annotations that are looked at at a time."""
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -65,10 +67,11 @@ class DetectionDataset(Dataset[Sample]):
         self.inclusive_pixels = inclusive_pixels
         self._truth = ground_truth
         self._labels = _labels_of(ground_truth, self.class_names)
-        boxes = _clipped_boxes(ground_truth)
-        if inclusive_pixels:
-            boxes -= boxes.new_tensor([0, 0, 1, 1])
-        self._boxes = boxes.float()
+        self._boxes = torch.empty(len(self._labels), 4)
+        for rows, _, clipped in _clipped_boxes(ground_truth):
+            if inclusive_pixels:
+                clipped -= clipped.new_tensor([0, 0, 1, 1])
+            self._boxes[rows] = clipped.float()
         keypoints = ground_truth.keypoints
         self._keypoints = torch.empty(0, 0, 3) if keypoints is None else keypoints.float()
         self._asked_for = (self._labels > 0) & ~ground_truth.is_crowd & ~ground_truth.is_difficult
@@ -121,11 +124,10 @@ class DetectionDataset(Dataset[Sample]):
         if self.with_masks:
             culprits = self._has_area() & ~self._has_mask()
             self._warn("have no mask and are not trained on (MODEL.MASK_ON)", culprits)
-        beyond = (boxes_xyxy(self._truth) - _clipped_boxes(self._truth)).abs().amax(dim=1)
-        self._warn(
-            "reach out of their image by more than a pixel; they are clipped",
-            beyond > _MOST_PIXELS_BEYOND,
-        )
+        beyond = torch.zeros_like(self._asked_for)
+        for rows, boxes, clipped in _clipped_boxes(self._truth):
+            beyond[rows] = (boxes - clipped).abs().amax(dim=1) > _MOST_PIXELS_BEYOND
+        self._warn("reach out of their image by more than a pixel; they are clipped", beyond)
 
     def _has_area(self) -> Tensor:
         return (self._boxes[:, 2:] > self._boxes[:, :2]).all(dim=1)
@@ -288,9 +290,18 @@ def _labels_of(truth: GroundTruth, class_names: Sequence[str]) -> Tensor:
     return torch.where(ids[places] == truth.category_ids, labels[places], 0)
 
 
-def _clipped_boxes(truth: GroundTruth) -> Tensor:
-    """float64[N, 4], continuous xyxy without what lies outside of the image."""
-    return torch.minimum(boxes_xyxy(truth).clamp(min=0), sizes_wh(truth).repeat(1, 2))
+def _clipped_boxes(truth: GroundTruth) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """float64[n, 4], continuous xyxy; and the same without what lies outside of the image.
+
+    Some rows at a time: of all rows, what is computed on the way would stay in each rank's memory.
+    """
+    image_of = image_of_annotation(truth)
+    for start in range(0, len(image_of), _ROWS):
+        rows = slice(start, start + _ROWS)
+        corner, extent = truth.boxes_xywh[rows, :2], truth.boxes_xywh[rows, 2:]
+        boxes = torch.cat([corner, corner + extent], dim=1)
+        sizes_wh = truth.image_sizes[image_of[rows]].flip(1)
+        yield rows, boxes, torch.minimum(boxes.clamp(min=0), sizes_wh.repeat(1, 2))
 
 
 def _raise_without(name: str, kind: str) -> NoReturn:
