@@ -11,7 +11,7 @@ from detengine.data.coco_file import CocoFile, read_integer, require
 from detengine.data.object_columns import FoundObject, ObjectColumns, columns_of
 from detengine.data.segmentation import encode_segmentation, is_numbers
 from detengine.structures.categories import Categories
-from detengine.structures.run_lengths import decode_counts
+from detengine.structures.rle import decode_counts
 
 
 class ObjectReader:

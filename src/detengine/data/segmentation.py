@@ -6,7 +6,7 @@ from typing import Any
 import hotcoco.mask
 import numpy as np
 
-from detengine.structures.run_lengths import decode_counts, encode_counts
+from detengine.structures.rle import decode_counts, encode_counts
 
 _NUMBERS = frozenset({int, float})
 _NO_POLYGON = (
