@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from detengine.modeling.boxes import BoxArithmetic
+from detengine.modeling.roi_align import Sampling, roi_align
 
 LevelRule = Literal["detectron", "torchvision"]
 
@@ -70,15 +70,11 @@ class Pooler(nn.Module):
 
     def _pool(self, features: Sequence[Tensor], rois: Tensor, level: int) -> Tensor:
         """From one level, a position in `strides`."""
-        pooled: Tensor = roi_align(
-            features[self.levels[level]].to(rois.dtype),  # bfloat16 would round the rois by pixels
-            rois,
-            self.output_size,
-            spatial_scale=1 / self.strides[level],
-            sampling_ratio=self.sampling_ratio,
-            aligned=self.aligned,
+        exact = features[self.levels[level]].to(rois.dtype)  # bfloat16 would round rois by pixels
+        scale = 1 / self.strides[level]
+        return roi_align(
+            exact, rois, Sampling(self.output_size, scale, self.sampling_ratio, self.aligned)
         )
-        return pooled
 
     def _level_of(self, rois: Tensor) -> Tensor:
         """int64[R]: a position in `strides`."""

@@ -1,0 +1,116 @@
+"""RoIAlign's gradients of our own, against torchvision's."""
+
+import importlib
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+
+from detengine.modeling.roi_align import Sampling, roi_align
+
+KERNEL = "detengine.modeling.roi_align_triton"
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+
+
+def random_rois(count: int, images: int, extent: float, dtype: torch.dtype = torch.float32):
+    """Some reach over the edge, and the first has no area."""
+    corner = torch.rand(count, 2) * extent - 8
+    sides = torch.rand(count, 2) * extent
+    sides[:1] = 0
+    image = torch.randint(0, images, (count, 1)).float()
+    return torch.cat([image, corner, corner + sides], dim=1).to(dtype)
+
+
+def of_torchvision(features: Tensor, rois: Tensor, sampling: Sampling) -> Tensor:
+    side, scale, ratio, aligned = sampling
+    return torch.ops.torchvision.roi_align(features, rois, scale, side, side, ratio, aligned)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize(("channels", "count"), [(1, 5), (7, 20), (7, 0), (64, 9)])
+def test_on_a_cpu_pooled_and_gradient_are_torchvisions_to_the_bit(
+    threads, channels, count, ratio, aligned
+):
+    torch.manual_seed(0)
+    features = torch.randn(2, channels, 17, 23, requires_grad=True)
+    rois, sampling = random_rois(count, 2, 90), Sampling(7, 0.25, ratio, aligned)
+    ours, theirs = roi_align(features, rois, sampling), of_torchvision(features, rois, sampling)
+    assert torch.equal(ours, theirs)
+    weights = torch.randn_like(ours)
+    (gradient,) = torch.autograd.grad(ours, features, weights)
+    assert torch.equal(gradient, *torch.autograd.grad(theirs, features, weights))
+
+
+def test_without_a_gradient_nothing_is_kept_for_one():
+    features, rois = torch.randn(1, 2, 9, 9, requires_grad=True), random_rois(3, 1, 30)
+    with torch.no_grad():
+        assert not roi_align(features, rois, Sampling(2, 0.25, 2, False)).requires_grad
+    pooled = roi_align(features.detach(), rois, Sampling(2, 0.25, 2, False))
+    assert not pooled.requires_grad
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The module of the gathering kernel, its kernels run by triton's interpreter on the CPU."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.delitem(sys.modules, KERNEL, raising=False)
+    yield importlib.import_module(KERNEL)
+    del sys.modules[KERNEL]
+
+
+@needs_triton
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gathered_gradient_is_torchvisions_to_rounding(interpreted, dtype, ratio, aligned):
+    torch.manual_seed(0)
+    features = torch.randn(2, 5, 13, 19, dtype=dtype, requires_grad=True)
+    rois, sampling = random_rois(7, 2, 90, dtype), Sampling(4, 0.25, ratio, aligned)
+    pooled = of_torchvision(features, rois, sampling)
+    weights = torch.randn_like(pooled)
+    gathered = interpreted.gather_gradient(weights, rois, features.shape, sampling)
+    (expected,) = torch.autograd.grad(pooled, features, weights)
+    torch.testing.assert_close(gathered, expected, rtol=1e-5, atol=2e-6)
+
+
+@needs_triton
+def test_the_gathered_gradient_does_not_depend_on_the_other_images_of_a_batch(interpreted):
+    torch.manual_seed(0)
+    rois, sampling = random_rois(6, 2, 60), Sampling(3, 0.25, 2, False)
+    weights = torch.randn(6, 3, 3, 3)
+    both = interpreted.gather_gradient(weights, rois, (2, 3, 9, 10), sampling)
+    is_first = rois[:, 0] == 0
+    alone = interpreted.gather_gradient(weights[is_first], rois[is_first], (1, 3, 9, 10), sampling)
+    assert torch.equal(both[:1], alone)
+    none = interpreted.gather_gradient(weights[:0], rois[:0], (2, 3, 9, 10), sampling)
+    assert torch.equal(none, torch.zeros(2, 3, 9, 10))
+
+
+@needs_triton
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_the_gathering_kernel_compiles_for_hopper_without_a_device(ratio):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    constants = {"BINS": 7, "RATIO": ratio, "ALIGNED": False, "TILE": 8, "BLOCK": 128}
+    signature = dict.fromkeys(("gradient", "rois", "found"), "*fp32")
+    signature |= dict.fromkeys(("order", "starts"), "*i64")
+    signature |= dict.fromkeys(("height", "width", "channels", "tiles_across"), "i32")
+    signature |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
+    kernel = importlib.import_module(KERNEL)._gather
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    assert "red.global" not in compiled.asm["ptx"]
+    assert "atom.global" not in compiled.asm["ptx"]
