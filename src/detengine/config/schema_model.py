@@ -242,6 +242,12 @@ class Model(Section):
     INITIALISATION: Literal["caffe2", "torchvision"] = "caffe2"
     """How the parameters that no weights fill are drawn: as the predecessor draws them, after
     Caffe2's fills, or as torchvision's models do."""
+    CHANNELS_LAST: Maybe[Switch] = None
+    """Keep weights and features channels last in memory, as convolutions in 16 bits want them;
+    results differ in rounding. None: under a DTYPE of 16 bits."""
+    COMPILE: Switch = False
+    """Compile the backbone and the heads with torch.compile: the first iterations take minutes,
+    those after them less time. Results differ in rounding. A BUILDER's model is compiled whole."""
     ARITHMETIC: Arithmetic = Arithmetic()
     BACKBONE: Backbone = Backbone()
     FPN: FeaturePyramid = FeaturePyramid()

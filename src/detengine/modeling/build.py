@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from detengine.config.schema import Config
@@ -12,6 +13,7 @@ from detengine.modeling.build_preprocess import build_preprocess
 from detengine.modeling.build_retinanet import build_retinanet
 from detengine.modeling.build_rpn import build_rpn
 from detengine.modeling.builder import build_by_name
+from detengine.modeling.compiling import compile_parts
 from detengine.modeling.rcnn import GeneralizedRCNN
 
 
@@ -21,6 +23,17 @@ def build_detection_model(cfg: Config) -> nn.Module:
     The model takes uint8 images and our targets. Raises ValueError, naming the key, for a value
     that does not fit the others; see `build_by_name` for what a builder may raise.
     """
+    model = _build(cfg)
+    has_16_bits = cfg.DTYPE != "float32"
+    if has_16_bits if cfg.MODEL.CHANNELS_LAST is None else cfg.MODEL.CHANNELS_LAST:
+        # Convolutions follow their weights' layout, and put out what they read.
+        model.to(memory_format=torch.channels_last)
+    if cfg.MODEL.COMPILE:
+        compile_parts(model)
+    return model
+
+
+def _build(cfg: Config) -> nn.Module:
     if cfg.MODEL.BUILDER is not None:
         return adapt(build_by_name(cfg.MODEL.BUILDER, cfg))
     if cfg.MODEL.RETINANET_ON:
