@@ -10,12 +10,8 @@ from torchvision.models.detection.rpn import RPNHead
 
 from detengine.modeling.anchors import AnchorGenerator, lies_inside
 from detengine.modeling.boxes import ContinuousBoxes, InclusiveBoxes
-from detengine.modeling.rpn import (
-    AnchorSampling,
-    ProposalLimits,
-    Proposals,
-    RegionProposalNetwork,
-)
+from detengine.modeling.matching import AnchorSampling
+from detengine.modeling.rpn import ProposalLimits, Proposals, RegionProposalNetwork
 
 SIZES = ((32,), (64,), (128,))
 STRIDES = (8, 16, 32)

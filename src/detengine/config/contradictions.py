@@ -24,7 +24,14 @@ def find_contradictions(cfg: "Config") -> list[Contradiction]:
     """All of them, in the order of the file's sections. Without a BUILDER the model's, too."""
     checks: list[Callable[[Config], Iterator[Contradiction]]] = [_in_input, _in_data, _in_solver]
     if cfg.MODEL.BUILDER is None:
-        checks += [_in_family, _in_pyramid, _in_rpn, _in_retinanet, _in_thresholds]
+        checks += [
+            _in_family,
+            _in_static_shapes,
+            _in_pyramid,
+            _in_rpn,
+            _in_retinanet,
+            _in_thresholds,
+        ]
         checks += [_in_heads, _in_group_norm, _in_norms]
     return list(chain.from_iterable(check(cfg) for check in checks))
 
@@ -127,6 +134,25 @@ def _in_family(cfg: "Config") -> Iterator[Contradiction]:
 
 def _has_no_heads(cfg: "Config") -> bool:
     return cfg.MODEL.RETINANET_ON or cfg.MODEL.RPN_ONLY
+
+
+def _in_static_shapes(cfg: "Config") -> Iterator[Contradiction]:
+    model = cfg.MODEL
+    against = {
+        "MODEL.RETINANET_ON": model.RETINANET_ON,
+        "MODEL.ARITHMETIC.INCLUSIVE_PIXELS": model.ARITHMETIC.INCLUSIVE_PIXELS,
+        "MODEL.ARITHMETIC.ANCHORS": model.ARITHMETIC.ANCHORS == "detectron",
+        "MODEL.RPN.FPN_POST_NMS_PER_BATCH": model.RPN.USE_FPN and model.RPN.FPN_POST_NMS_PER_BATCH,
+    }
+    found = [key for key, is_against in against.items() if is_against]
+    if model.STATIC_SHAPES and found:
+        yield _contradiction(
+            cfg,
+            "MODEL.STATIC_SHAPES",
+            *found,
+            expected="an R-CNN with continuous boxes and proposals limited by image, as under "
+            "CONVENTIONS modern; set STATIC_SHAPES False",
+        )
 
 
 def _in_pyramid(cfg: "Config") -> Iterator[Contradiction]:

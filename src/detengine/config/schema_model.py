@@ -248,6 +248,10 @@ class Model(Section):
     COMPILE: Switch = False
     """Compile the backbone and the heads with torch.compile: the first iterations take minutes,
     those after them less time. Results differ in rounding. A BUILDER's model is compiled whole."""
+    STATIC_SHAPES: Switch = False
+    """R-CNNs: choose proposals and samples in shapes that do not depend on the data, so that in
+    training the host never waits for the device. A seed then draws other samples, as random. Needs
+    ARITHMETIC.INCLUSIVE_PIXELS False, ANCHORS other than detectron, no FPN_POST_NMS_PER_BATCH."""
     ARITHMETIC: Arithmetic = Arithmetic()
     BACKBONE: Backbone = Backbone()
     FPN: FeaturePyramid = FeaturePyramid()

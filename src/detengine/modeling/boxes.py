@@ -33,10 +33,10 @@ class BoxArithmetic(Protocol):
         """The width and the height: float[..., 2]."""
 
     def area(self, boxes: Tensor) -> Tensor:
-        """float[N] of float[N, 4]."""
+        """float[...] of float[..., 4]."""
 
     def iou(self, boxes: Tensor, others: Tensor) -> Tensor:
-        """The intersection over union of every pair: float[N, M]."""
+        """The intersection over union of pairs: float[..., N, M] of [..., N, 4], [..., M, 4]."""
 
     def nms(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
         """The boxes that no better one of their group suppresses: int64[K], best first.
@@ -65,8 +65,8 @@ class ContinuousBoxes:
         return boxes[..., 2:] - boxes[..., :2]
 
     def area(self, boxes: Tensor) -> Tensor:
-        areas: Tensor = box_area(boxes)
-        return areas
+        areas: Tensor = box_area(boxes.flatten(0, -2))
+        return areas.view(boxes.shape[:-1])
 
     def iou(self, boxes: Tensor, others: Tensor) -> Tensor:
         return pairwise_iou(boxes, others)
@@ -143,7 +143,7 @@ def _just_below(threshold: float) -> float:
 
 
 def pairwise_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
-    """float[N, M] of float[N, 4] and float[M, 4]: torchvision's `box_iou` to the last bit."""
+    """float[..., N, M] of float[..., N, 4] and [..., M, 4]: torchvision's `box_iou`, to the bit."""
     return _iou(boxes_xyxy, others_xyxy, ContinuousBoxes(), pixel=0)
 
 
@@ -152,13 +152,14 @@ def _iou(boxes_xyxy: Tensor, others_xyxy: Tensor, arithmetic: BoxArithmetic, pix
 
     x and y apart and in place, which takes a fifth of its time on 25 boxes and 9,000 anchors.
     """
-    x1, y1, x2, y2 = boxes_xyxy.T[:, :, None]
-    other_x1, other_y1, other_x2, other_y2 = others_xyxy.T.contiguous()
+    x1, y1, x2, y2 = boxes_xyxy[..., None, :].unbind(-1)
+    others = others_xyxy.movedim(-1, 0).contiguous()
+    other_x1, other_y1, other_x2, other_y2 = others[..., None, :]
     width = torch.minimum(x2, other_x2).sub_(torch.maximum(x1, other_x1))
     height = torch.minimum(y2, other_y2).sub_(torch.maximum(y1, other_y1))
     if pixel:
         width, height = width.add_(pixel), height.add_(pixel)
     intersection = width.clamp_(min=0).mul_(height.clamp_(min=0))
     areas, other_areas = arithmetic.area(boxes_xyxy), arithmetic.area(others_xyxy)
-    union = (areas[:, None] + other_areas).sub_(intersection)
+    union = (areas[..., None] + other_areas[..., None, :]).sub_(intersection)
     return intersection.div_(union)

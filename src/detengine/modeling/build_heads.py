@@ -256,6 +256,7 @@ def _pooler(cfg: Config, section: str, backbone: Any) -> Pooler:
         arithmetic=make_arithmetic(cfg),
         level_rule=cfg.MODEL.ARITHMETIC.ROI_LEVELS,
         aligned=cfg.MODEL.ARITHMETIC.ROI_ALIGNED,
+        static_shapes=cfg.MODEL.STATIC_SHAPES,
     )
 
 

@@ -10,7 +10,8 @@ from detengine.config.schema import Config
 from detengine.modeling.anchors import AnchorGenerator
 from detengine.modeling.build_arithmetic import make_arithmetic
 from detengine.modeling.build_fbnet import build_fbnet_rpn_head
-from detengine.modeling.rpn import AnchorSampling, ProposalLimits, RegionProposalNetwork
+from detengine.modeling.matching import AnchorSampling
+from detengine.modeling.rpn import ProposalLimits, RegionProposalNetwork
 
 
 def build_rpn(cfg: Config, backbone: Any) -> RegionProposalNetwork:
@@ -37,6 +38,7 @@ def build_rpn(cfg: Config, backbone: Any) -> RegionProposalNetwork:
         smooth_l1_beta=rpn.SMOOTH_L1_BETA,
         style=cfg.MODEL.ARITHMETIC.ANCHORS,
         proposals_in_training=not cfg.MODEL.RPN_ONLY,
+        static_shapes=cfg.MODEL.STATIC_SHAPES,
     )
 
 

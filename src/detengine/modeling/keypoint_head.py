@@ -27,11 +27,15 @@ def keypoint_loss(heatmaps: Tensor, samples: RoISamples, targets: Sequence[Targe
     for target, index, boxes in zip(
         targets, samples.matched_index, samples.positives_of_images(), strict=True
     ):
-        keypoints = target["keypoints"][index]
+        keypoints = _at_least_one(target["keypoints"])[index]
+        objects = _at_least_one(target["boxes"])[index]
         bin_of_keypoint, is_learnt = keypoints_to_heatmap(keypoints, boxes, side)
-        is_learnt = is_learnt.bool() & _is_seen(keypoints, target["boxes"][index])[:, None]
+        is_learnt = is_learnt.bool() & _is_seen(keypoints, objects)[:, None]
         bins.append(torch.where(is_learnt, bin_of_keypoint, _NOT_LEARNT).flatten())
     truth = torch.cat(bins)
+    if samples.is_positive is not None:
+        is_taken = samples.is_positive.repeat_interleave(heatmaps.shape[1], output_size=len(truth))
+        truth = truth.where(is_taken, _NOT_LEARNT)
     loss = F.cross_entropy(
         heatmaps.reshape(len(truth), side * side),
         truth,
@@ -39,6 +43,11 @@ def keypoint_loss(heatmaps: Tensor, samples: RoISamples, targets: Sequence[Targe
         reduction="sum",
     )
     return loss / (truth != _NOT_LEARNT).sum().clamp(min=1)
+
+
+def _at_least_one(rows: Tensor) -> Tensor:
+    """Of none, one of zeros: the empty places of an image without objects are at 0."""
+    return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
 
 
 def _is_seen(keypoints: Tensor, boxes_xyxy: Tensor) -> Tensor:

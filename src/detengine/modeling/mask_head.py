@@ -53,8 +53,10 @@ def mask_loss(logits: Tensor, samples: RoISamples, targets: Sequence[Target]) ->
             )
         ]
     )
-    loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
-    return loss / max(truth.numel(), 1)
+    losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    pixels = samples.positives() * logits.shape[-1] ** 2
+    loss = samples.zero_where_empty(losses).sum()
+    return loss / (max(pixels, 1) if isinstance(pixels, int) else pixels.clamp(min=1))
 
 
 def _run_lengths(masks: RunLengthMasks | Tensor) -> RunLengthMasks:

@@ -16,6 +16,18 @@ BACKGROUND = Matcher.BELOW_LOW_THRESHOLD
 """What `match_boxes` says of a box below the low threshold; between the two it says -2."""
 
 
+class AnchorSampling(NamedTuple):
+    """Which anchors are trained on: at most so many of an image, this fraction positive.
+
+    straddle: how far they may reach over the image's edge, in pixels; negative for any.
+    """
+
+    matcher: Matcher
+    samples_per_image: int
+    positive_fraction: float
+    straddle: float
+
+
 def match_boxes(
     boxes_xyxy: Tensor, truth_xyxy: Tensor, matcher: Matcher, arithmetic: BoxArithmetic
 ) -> Tensor:
@@ -26,7 +38,25 @@ def match_boxes(
     """
     if len(truth_xyxy) == 0:
         return torch.full_like(boxes_xyxy[:, 0], BACKGROUND, dtype=torch.int64)
-    matched: Tensor = matcher(arithmetic.iou(truth_xyxy, boxes_xyxy))
+    return match_overlaps(arithmetic.iou(truth_xyxy, boxes_xyxy), matcher)
+
+
+def match_overlaps(iou: Tensor, matcher: Matcher, is_real: Tensor | None = None) -> Tensor:
+    """What torchvision's matcher says, int64[..., R] of float[..., T, R], without asking where.
+
+    is_real: bool[..., T], which of the T are objects at all; None: all of them. T > 0.
+    """
+    if is_real is not None:
+        iou = iou.where(is_real[..., None], -1)
+    best, index = iou.max(dim=-2)
+    low, high = matcher.low_threshold, matcher.high_threshold
+    matched = index.masked_fill(best < low, BACKGROUND)
+    matched = matched.masked_fill_((best >= low) & (best < high), Matcher.BETWEEN_THRESHOLDS)
+    if matcher.allow_low_quality_matches:
+        is_its_best = iou == iou.amax(dim=-1, keepdim=True)
+        if is_real is not None:
+            is_its_best &= is_real[..., None]
+        matched = torch.where(is_its_best.any(dim=-2), index, matched)
     return matched
 
 
@@ -52,12 +82,17 @@ class RoISamples(NamedTuple):
     - rois: float[R, 5], the image's index and xyxy; labels: int64[R], 0 for the negatives.
     - matched_boxes: float[P, 4], the ground-truth box of each positive.
     - matched_index: of each image int64[P_i], the ground-truth index of its positives.
+    - is_positive: bool[P] where P is a number of places, not all of which are taken, and then
+      used, int64[], how many of the RoIs are samples at all; the other labels are -100. Of a place
+      that is not taken all values are there, and mean nothing. None: all are taken.
     """
 
     rois: Tensor
     labels: Tensor
     matched_boxes: Tensor
     matched_index: list[Tensor]
+    is_positive: Tensor | None = None
+    used: Tensor | None = None
 
     @property
     def positive_rois(self) -> Tensor:
@@ -68,6 +103,21 @@ class RoISamples(NamedTuple):
         """The positives' boxes of each image: float[P_i, 4], xyxy."""
         counts = [len(index) for index in self.matched_index]
         return self.positive_rois[:, 1:].split_with_sizes(counts)
+
+    def at_least_one(self) -> int | Tensor:
+        """How many samples there are, or 1."""
+        return max(len(self.rois), 1) if self.used is None else self.used.clamp(min=1)
+
+    def positives(self) -> int | Tensor:
+        """How many of the samples are positive."""
+        return len(self.matched_boxes) if self.is_positive is None else self.is_positive.sum()
+
+    def zero_where_empty(self, values: Tensor) -> Tensor:
+        """float[P, ...], of the positives, without what stands in empty places."""
+        if self.is_positive is None:
+            return values
+        shape = (-1, *[1] * (values.dim() - 1))
+        return values.where(self.is_positive.view(shape), 0)
 
 
 @torch.no_grad()

@@ -12,6 +12,9 @@ from detengine.modeling.roi_align import Sampling, roi_align
 
 LevelRule = Literal["detectron", "torchvision"]
 
+_OUTSIDE = -1e6
+"""A coordinate in pixels that is more than a feature away from every image."""
+
 
 def to_rois(boxes_of_images: Sequence[Tensor]) -> Tensor:
     """float[R, 5] from each image's float[R_i, 4]: the image's index, then xyxy."""
@@ -27,6 +30,8 @@ class Pooler(nn.Module):
     level_rule: where the 1e-6 stands that lifts a side just below a power of two: in the logarithm
     as in the predecessor (poolers.py), or behind it as in torchvision. One level takes all RoIs.
     aligned: a feature stands in the middle of its pixel, as in detectron2, not at its corner.
+    static_shapes: do not ask the device how many RoIs belong to each level, but pool every RoI from
+    every level, outside of those that are not its own, where all is 0; the result is the same.
 
     torchvision's MultiScaleRoIAlign guesses the strides from its first batch and keeps them, which
     goes wrong when those images are smaller than their padding; here they are given.
@@ -42,6 +47,7 @@ class Pooler(nn.Module):
         arithmetic: BoxArithmetic,
         level_rule: LevelRule,
         aligned: bool = False,
+        static_shapes: bool = False,
     ) -> None:
         super().__init__()
         self.levels = [list(pyramid_strides).index(stride) for stride in strides]
@@ -51,6 +57,7 @@ class Pooler(nn.Module):
         self.arithmetic = arithmetic
         self.level_rule = level_rule
         self.aligned = aligned
+        self.static_shapes = static_shapes
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """features: float[N, C, H, W] of each level; rois: float[R, 5].
@@ -60,6 +67,8 @@ class Pooler(nn.Module):
         if len(self.levels) == 1:
             return self._pool(features, rois, 0).to(features[0].dtype)
         level = self._level_of(rois)
+        if self.static_shapes:
+            return self._pool_everywhere(features, rois, level).to(features[0].dtype)
         order = level.argsort(stable=True)
         is_of_level = level[:, None] == torch.arange(len(self.levels), device=rois.device)
         rois_of_level = rois[order].split_with_sizes(is_of_level.sum(0).tolist())
@@ -67,6 +76,14 @@ class Pooler(nn.Module):
         by_level = torch.cat(pooled).to(features[0].dtype)
         # Its gradient is a selection, where that of indexing by the inverse order is a slow sum.
         return torch.empty_like(by_level).index_copy(0, order, by_level)
+
+    def _pool_everywhere(self, features: Sequence[Tensor], rois: Tensor, level: Tensor) -> Tensor:
+        boxes, pooled = rois[:, 1:], torch.zeros((), device=rois.device)
+        for position in range(len(self.levels)):
+            own = boxes.where((level == position)[:, None], _OUTSIDE)
+            of_level = self._pool(features, torch.cat([rois[:, :1], own], dim=1), position)
+            pooled = of_level if position == 0 else pooled.add_(of_level)
+        return pooled
 
     def _pool(self, features: Sequence[Tensor], rois: Tensor, level: int) -> Tensor:
         """From one level, a position in `strides`."""

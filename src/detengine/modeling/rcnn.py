@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from detengine.modeling.fixed_proposals import FixedProposals
 from detengine.modeling.mask_head import paste_masks
 from detengine.modeling.preprocess import Preprocess
 from detengine.modeling.roi_heads import ClassBoxes, RoIHeads
@@ -58,13 +59,12 @@ class GeneralizedRCNN(nn.Module):
         features, _, proposals, losses = self._propose(images, targets)
         if self.roi_heads is None:
             return losses
-        boxes = [each.boxes for each in proposals]
-        return losses | self.roi_heads.losses(features, boxes, targets)
+        return losses | self.roi_heads.losses(features, proposals, targets)
 
     def _detect(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         if self.roi_heads is None:
             _, _, proposals, _ = self._propose(images, None)
-            return [_best_first(*each) for each in proposals]
+            return [_best_first(each.boxes, each.scores) for each in _listed(proposals)]
         detections = self.finish(*self.predict_class_boxes(images))
         if self.mask_threshold is not None:
             for each, image in zip(detections, images, strict=True):
@@ -83,7 +83,7 @@ class GeneralizedRCNN(nn.Module):
         puts the boxes of several views together.
         """
         features, image_sizes, proposals, _ = self._propose(images, None)
-        boxes = [each.boxes for each in proposals]
+        boxes = [each.boxes for each in _listed(proposals)]
         return features, self._heads().class_boxes(features, boxes, image_sizes)
 
     def finish(
@@ -94,7 +94,9 @@ class GeneralizedRCNN(nn.Module):
 
     def _propose(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None
-    ) -> tuple[list[Tensor], list[tuple[int, int]], list[Proposals], dict[str, Tensor]]:
+    ) -> tuple[
+        list[Tensor], list[tuple[int, int]], list[Proposals] | FixedProposals, dict[str, Tensor]
+    ]:
         """The features, and of each image its size as (height, width) and its proposals; losses."""
         batch, image_sizes = self.preprocess(images)
         features = self.backbone(batch)
@@ -109,6 +111,13 @@ class GeneralizedRCNN(nn.Module):
                 "build it with RPN_ONLY False"
             )
         return self.roi_heads
+
+
+def _listed(proposals: list[Proposals] | FixedProposals) -> list[Proposals]:
+    """In evaluation the network gives no others."""
+    if isinstance(proposals, FixedProposals):
+        return [Proposals(*each) for each in proposals.of_images()]
+    return proposals
 
 
 def _best_first(boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:

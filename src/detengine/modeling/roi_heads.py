@@ -1,7 +1,7 @@
 """The second stage: classify, refine and segment the proposals, and find their keypoints."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,13 @@ from torchvision.models.detection._utils import Matcher
 
 from detengine.modeling.boxes import BoxArithmetic, Weights
 from detengine.modeling.detections import keep_best
+from detengine.modeling.fixed_proposals import FixedProposals
+from detengine.modeling.fixed_sampling import sample_fixed_rois
 from detengine.modeling.keypoint_head import decode_heatmaps, keypoint_loss
 from detengine.modeling.mask_head import mask_loss, of_own_class
 from detengine.modeling.matching import RoISamples, sample_rois
 from detengine.modeling.poolers import to_rois
+from detengine.modeling.rpn import Proposals
 from detengine.structures.target import Target
 
 
@@ -107,32 +110,37 @@ class RoIHeads(nn.Module):
         self.limits = limits
 
     def losses(
-        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+        self,
+        features: Sequence[Tensor],
+        proposals: Sequence[Proposals] | FixedProposals,
+        targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """The losses of a batch.
-
-        features: of each level; proposals: float[P_i, 4] of each image.
-        """
-        matcher, count, fraction = self.sampling
-        samples = sample_rois(
-            proposals,
-            targets,
-            matcher,
-            self.arithmetic,
-            samples_per_image=count,
-            positive_fraction=fraction,
-        )
+        """The losses of a batch. features: of each level."""
+        samples = self.sample(proposals, targets)
         of_boxes = self.box_head(self.box_pooler(features, samples.rois))
         losses = self._box_losses(of_boxes, samples)
         positives, of_positives = samples.positive_rois, of_boxes[: len(samples.matched_boxes)]
         if self.has_masks:
             logits = self._predict_masks(features, positives, of_positives)
-            labels = samples.labels[: len(positives)]
+            labels = samples.labels[: len(positives)].clamp(min=0)
             losses["loss_mask"] = mask_loss(of_own_class(logits, labels), samples, targets)
         if self.has_keypoints:
             heatmaps = self._predict_keypoints(features, positives, of_positives)
             losses["loss_kp"] = keypoint_loss(heatmaps, samples, targets)
         return losses
+
+    def sample(
+        self, proposals: Sequence[Proposals] | FixedProposals, targets: Sequence[Target]
+    ) -> RoISamples:
+        """The RoIs to train on; of FixedProposals a fixed number of places."""
+        matcher, count, fraction = self.sampling
+        limits: dict[str, Any] = {"samples_per_image": count, "positive_fraction": fraction}
+        if isinstance(proposals, FixedProposals):
+            return sample_fixed_rois(
+                proposals.boxes, proposals.is_real, targets, matcher, self.arithmetic, **limits
+            )
+        boxes = [each.boxes for each in proposals]
+        return sample_rois(boxes, targets, matcher, self.arithmetic, **limits)
 
     def class_boxes(
         self,
@@ -221,18 +229,20 @@ class RoIHeads(nn.Module):
 
     def _box_losses(self, of_boxes: Tensor, samples: RoISamples) -> dict[str, Tensor]:
         class_logits, deltas = self._predict_boxes(of_boxes)
-        count = max(len(samples.rois), 1)
+        count = samples.at_least_one()
         positives = len(samples.matched_boxes)
         deltas_of_classes = deltas.view(len(deltas), -1, 4)[:positives]
-        own_class = samples.labels[:positives].clamp(max=deltas_of_classes.shape[1] - 1)
-        loss_box_reg = F.smooth_l1_loss(
-            deltas_of_classes.gather(1, own_class[:, None, None].expand(-1, 1, 4))[:, 0],
-            self.arithmetic.encode(
-                samples.matched_boxes, samples.positive_rois[:, 1:], self.box_weights
-            ),
-            beta=self.smooth_l1_beta,
-            reduction="sum",
+        own_class = samples.labels[:positives].clamp(0, deltas_of_classes.shape[1] - 1)
+        truth = self.arithmetic.encode(
+            samples.matched_boxes, samples.positive_rois[:, 1:], self.box_weights
         )
+        box_losses = F.smooth_l1_loss(
+            deltas_of_classes.gather(1, own_class[:, None, None].expand(-1, 1, 4))[:, 0],
+            samples.zero_where_empty(truth),
+            beta=self.smooth_l1_beta,
+            reduction="none",
+        )
+        loss_box_reg = samples.zero_where_empty(box_losses).sum()
         loss_classifier = F.cross_entropy(class_logits, samples.labels, reduction="sum")
         return {"loss_classifier": loss_classifier / count, "loss_box_reg": loss_box_reg / count}
 

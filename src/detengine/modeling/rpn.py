@@ -10,7 +10,10 @@ from torchvision.models.detection._utils import Matcher
 
 from detengine.modeling.anchors import AnchorGenerator, AnchorStyle, lies_inside
 from detengine.modeling.boxes import BoxArithmetic
-from detengine.modeling.matching import match_boxes, sample_balanced
+from detengine.modeling.fixed_anchors import draw_anchors
+from detengine.modeling.fixed_proposals import FixedProposals, choose_fixed
+from detengine.modeling.fixed_sampling import upload
+from detengine.modeling.matching import AnchorSampling, match_boxes, sample_balanced
 from detengine.structures.target import Target
 
 BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -37,18 +40,6 @@ class ProposalLimits(NamedTuple):
     of_batch: int | None
 
 
-class AnchorSampling(NamedTuple):
-    """Which anchors are trained on: at most so many of an image, this fraction positive.
-
-    straddle: how far they may reach over the image's edge, in pixels; negative for any.
-    """
-
-    matcher: Matcher
-    samples_per_image: int
-    positive_fraction: float
-    straddle: float
-
-
 class RegionProposalNetwork(nn.Module):
     """Propose boxes that may hold an object, whatever its class (Faster R-CNN, arXiv 1506.01497).
 
@@ -58,6 +49,8 @@ class RegionProposalNetwork(nn.Module):
     - torchvision, detectron2: anchors rank by logit; proposals stand best first.
     - detectron: they rank by score, which float32 rounds to 1 from a logit of 17.4 on. Behind NMS
       they stand level by level, and stay so under of_batch; of_image puts the best first.
+    static_shapes: see `fixed_proposals` and `fixed_sampling`; for continuous boxes, a style other
+    than detectron, and no of_batch.
       With an nms_threshold of 0 there is neither NMS nor post_nms (boxlist_ops.py).
     """
 
@@ -75,6 +68,7 @@ class RegionProposalNetwork(nn.Module):
         smooth_l1_beta: float,
         style: AnchorStyle,
         proposals_in_training: bool,
+        static_shapes: bool = False,
     ) -> None:
         super().__init__()
         self.anchor_generator = anchor_generator
@@ -88,6 +82,7 @@ class RegionProposalNetwork(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.style = style
         self.proposals_in_training = proposals_in_training
+        self.static_shapes = static_shapes
 
     def forward(
         self,
@@ -95,23 +90,30 @@ class RegionProposalNetwork(nn.Module):
         padded_size: tuple[int, int],
         image_sizes: Sequence[tuple[int, int]],
         targets: Sequence[Target] | None,
-    ) -> tuple[list[Proposals], dict[str, Tensor]]:
+    ) -> tuple[list[Proposals] | FixedProposals, dict[str, Tensor]]:
         """Each image's proposals, in training none where nothing needs them; with targets, losses.
 
-        padded_size: (height, width) of the batch; image_sizes: of the images in it.
+        padded_size: (height, width) of the batch; image_sizes: of the images in it. In training
+        with static_shapes, proposals are FixedProposals.
         """
         logit_maps, delta_maps = self.head(features)
         logits = [_one_row_per_anchor(level, 1)[:, :, 0].float() for level in logit_maps]
         deltas = [_one_row_per_anchor(level, 4).float() for level in delta_maps]
         anchors = self.anchor_generator(features, padded_size)
-        proposals = []
+        proposals: list[Proposals] | FixedProposals = []
         if self.proposals_in_training or not self.training:
             proposals = self._propose(logits, deltas, anchors, image_sizes)
         if targets is None:
             return proposals, {}
         all_anchors = torch.cat(anchors)
+        all_logits, all_deltas = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+        if self.static_shapes:
+            fixed = draw_anchors(
+                all_anchors, image_sizes, targets, self.sampling, self.arithmetic, BOX_WEIGHTS
+            )
+            return proposals, fixed.losses(all_logits, all_deltas, self.smooth_l1_beta)
         chosen = self._choose_anchors(all_anchors, image_sizes, targets)
-        return proposals, self._losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), *chosen)
+        return proposals, self._losses(all_logits, all_deltas, *chosen)
 
     @torch.no_grad()
     def _propose(
@@ -120,20 +122,21 @@ class RegionProposalNetwork(nn.Module):
         deltas: Sequence[Tensor],
         anchors: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
-    ) -> list[Proposals]:
+    ) -> list[Proposals] | FixedProposals:
         limits = self.train_limits if self.training else self.test_limits
         ranked = [level.sigmoid() for level in logits] if self.style == "detectron" else logits
         best = [level.topk(min(limits.pre_nms, level.shape[1]), dim=1) for level in ranked]
+        decoded = [
+            self._decode(*level)
+            for level in zip(deltas, anchors, (i for _, i in best), strict=True)
+        ]
+        if self.static_shapes:
+            logits_of_best = [values for values, _ in best]
+            return self._choose_fixed(decoded, logits_of_best, image_sizes, limits)
         scores = torch.cat([values for values, _ in best], dim=1)
         if self.style != "detectron":
             scores = scores.sigmoid()
-        boxes = torch.cat(
-            [
-                self._decode(*level)
-                for level in zip(deltas, anchors, (i for _, i in best), strict=True)
-            ],
-            dim=1,
-        )
+        boxes = torch.cat(decoded, dim=1)
         level_of_box = torch.cat(
             [torch.full_like(index[0], level) for level, (_, index) in enumerate(best)]
         )
@@ -145,6 +148,27 @@ class RegionProposalNetwork(nn.Module):
         if limits.of_batch is None:
             return proposals
         return _best_of_batch(proposals, limits.of_batch)
+
+    def _choose_fixed(
+        self,
+        decoded: Sequence[Tensor],
+        logits: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        limits: ProposalLimits,
+    ) -> list[Proposals] | FixedProposals:
+        corners = [(width, height, width, height) for height, width in image_sizes]
+        far = upload(corners, decoded[0].dtype, decoded[0].device)[:, None]
+        chosen = choose_fixed(
+            [torch.minimum(boxes.clamp(min=0), far) for boxes in decoded],
+            [level.sigmoid() for level in logits],
+            min_size=self.min_size,
+            nms_threshold=self.nms_threshold,
+            of_level=limits.post_nms,
+            of_image=limits.of_image,
+        )
+        if self.training:
+            return chosen
+        return [Proposals(*image) for image in chosen.of_images()]
 
     def _decode(self, deltas: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
         """float[N, K, 4]: the boxes of the chosen anchors of one level. index: int64[N, K]."""
