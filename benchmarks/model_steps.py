@@ -42,6 +42,8 @@ def theirs(*, masks: bool, side: int, longest: int, detections: int = 100) -> nn
     model: nn.Module = kind(
         backbone, CLASSES, min_size=side, max_size=longest, box_detections_per_img=detections
     )
+    # Of its one size it draws one; without that, the samples are drawn as in our model.
+    model.transform.torch_choice = lambda sizes: sizes[0]  # type: ignore[union-attr]
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             if name.endswith("bn3.weight"):
