@@ -44,7 +44,7 @@ def roi_align(features: Tensor, rois: Tensor, sampling: Sampling) -> Tensor:
 def _backward_for(features: Tensor) -> Any:
     """The backward to use instead of torchvision's, if any."""
     if features.device.type == "cpu":
-        return _backward_in_parts
+        return backward_in_parts
     is_deterministic = torch.are_deterministic_algorithms_enabled()
     if features.device.type == "cuda" and is_deterministic and find_spec("triton"):
         from detengine.modeling.roi_align_triton import gather_gradient
@@ -78,7 +78,7 @@ class _RoIAlign(torch.autograd.Function):
         return ctx.of_features(gradient, rois, ctx.shape, ctx.sampling), None, None, None
 
 
-def _backward_in_parts(
+def backward_in_parts(
     gradient: Tensor, rois: Tensor, shape: tuple[int, int, int, int], sampling: Sampling
 ) -> Tensor:
     """torchvision's, which goes through the regions in order, channels beside each other.
