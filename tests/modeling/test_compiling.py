@@ -1,6 +1,7 @@
 """MODEL.COMPILE and MODEL.CHANNELS_LAST change how a model computes, and nothing else about it."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from detengine.modeling.build import build_detection_model
 from detengine.modeling.compiling import compile_parts
+from detengine.solver.ema import ModelEMA
 
 LAST = {"MODEL.CHANNELS_LAST": "True"}
 KEYPOINTS = {
@@ -120,3 +122,22 @@ def test_channels_last_differs_in_rounding_only(make_config, narrow, images, mak
     torch.testing.assert_close(
         losses_of(last, images, targets), losses_of(plain, images, targets), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it of its own inputs
+def test_averages_and_saved_weights_of_a_compiled_model_are_those_of_a_plain_one(
+    make_config, narrow, images, make_targets
+):
+    model = build(make_config(narrow | {"MODEL.MASK_ON": "False"}))
+    compile_parts(model, backend="aot_eager")
+    optimizer, ema = torch.optim.SGD(model.parameters(), lr=1e-3), ModelEMA(model, 0.5)
+    for _ in range(2):
+        sum(losses_of(model, images, make_targets(images, [3, 2])).values()).backward()
+        optimizer.step()
+        ema.update()
+    plain = build(make_config(narrow | {"MODEL.MASK_ON": "False"}))
+    for applied in (nullcontext(), ema.applied()):
+        with applied, torch.no_grad():
+            plain.load_state_dict(model.state_dict())
+            found, expected = (each.eval()(images) for each in (model, plain))
+        torch.testing.assert_close(found, expected)
