@@ -245,6 +245,10 @@ class Model(Section):
     CHANNELS_LAST: Maybe[Switch] = None
     """Keep weights and features channels last in memory, as convolutions in 16 bits want them;
     results differ in rounding. None: under a DTYPE of 16 bits."""
+    FOLD_FROZEN_BN: Maybe[Switch] = None
+    """Multiply frozen batch norm into the convolution before it, which saves two passes over its
+    output, and in 16 bits that this becomes 32; results differ in rounding. None: under a DTYPE of
+    16 bits."""
     COMPILE: Switch = False
     """Compile the backbone and the heads with torch.compile: the first iterations take minutes,
     those after them less time. Results differ in rounding. A BUILDER's model is compiled whole."""

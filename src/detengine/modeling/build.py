@@ -14,6 +14,7 @@ from detengine.modeling.build_retinanet import build_retinanet
 from detengine.modeling.build_rpn import build_rpn
 from detengine.modeling.builder import build_by_name
 from detengine.modeling.compiling import compile_parts
+from detengine.modeling.folding import fold_frozen_norms
 from detengine.modeling.rcnn import GeneralizedRCNN
 
 
@@ -24,13 +25,18 @@ def build_detection_model(cfg: Config) -> nn.Module:
     that does not fit the others; see `build_by_name` for what a builder may raise.
     """
     model = _build(cfg)
-    has_16_bits = cfg.DTYPE != "float32"
-    if has_16_bits if cfg.MODEL.CHANNELS_LAST is None else cfg.MODEL.CHANNELS_LAST:
+    if _or_where_16_bits(cfg, cfg.MODEL.FOLD_FROZEN_BN) and cfg.MODEL.BUILDER is None:
+        fold_frozen_norms(model)
+    if _or_where_16_bits(cfg, cfg.MODEL.CHANNELS_LAST):
         # Convolutions follow their weights' layout, and put out what they read.
         model.to(memory_format=torch.channels_last)
     if cfg.MODEL.COMPILE:
         compile_parts(model)
     return model
+
+
+def _or_where_16_bits(cfg: Config, given: bool | None) -> bool:
+    return cfg.DTYPE != "float32" if given is None else given
 
 
 def _build(cfg: Config) -> nn.Module:
