@@ -7,8 +7,8 @@
 Two images of 320 x 320 pixels, random but equal weights in all models; every work takes one step a
 round, in turn. torchvision's: fasterrcnn_resnet50_fpn of the installed version and the step of its
 references, in float32 and under bfloat16 autocast. Ours: the engine's `train_step`, in the same
-precisions, with MODEL.CHANNELS_LAST, on one thread, with everything trained, and (--compile) with
-MODEL.COMPILE, whose compilation is not counted. Profiled besides: which operators the step of each
+precisions, with MODEL.CHANNELS_LAST, with MODEL.FOLD_FROZEN_BN and with both, on one thread, with
+everything trained, and (--compile) with MODEL.COMPILE, whose compilation is not counted. Profiled besides: which operators the step of each
 precision spends its time in. The last line is JSON.
 """
 
@@ -42,7 +42,8 @@ def training(like: Any, inputs: tuple[Any, Any], *, compiled: bool) -> dict[str,
         step = our_step(*ours(like, CPU, **options), of_ours, CPU, dtype)
         return step if threads is None else on_threads(threads, step)
 
-    last, half = {"MODEL__CHANNELS_LAST": True}, "bfloat16"
+    last, fold, half = {"MODEL__CHANNELS_LAST": True}, {"MODEL__FOLD_FROZEN_BN": True}, "bfloat16"
+    all_trained = {"MODEL__BACKBONE__FREEZE_CONV_BODY_AT": 0}
     works = {
         "torchvision, float32": their_step(copy.deepcopy(like), of_theirs, CPU),
         "torchvision, bfloat16": their_step(copy.deepcopy(like), of_theirs, CPU, half),
@@ -50,11 +51,13 @@ def training(like: Any, inputs: tuple[Any, Any], *, compiled: bool) -> dict[str,
         "ours, float32, channels last": work(**last),
         "ours, bfloat16": work(half),
         "ours, bfloat16, channels last": work(half, **last),
-        "the same on 1 thread": work(half, 1, **last),
-        "the same, nothing frozen": work(half, **last, MODEL__BACKBONE__FREEZE_CONV_BODY_AT=0),
+        "ours, float32, norms folded": work(**fold),
+        "ours, bfloat16, both": work(half, **last, **fold),
+        "the same on 1 thread": work(half, 1, **last, **fold),
+        "the same, nothing frozen": work(half, **last, **fold, **all_trained),
     }
     if compiled:
-        works["the same, compiled"] = work(half, **last, MODEL__COMPILE=True)
+        works["the same, compiled"] = work(half, **last, **fold, MODEL__COMPILE=True)
     return works
 
 
@@ -64,7 +67,7 @@ def inference(like: Any, inputs: tuple[Any, Any], *, compiled: bool) -> dict[str
     def work(dtype: str = "float32", mode: Any = torch.inference_mode, **options: Any) -> Work:
         return inference_of(ours(like, CPU, **options)[0], of_ours, CPU, dtype, mode=mode)
 
-    last, half = {"MODEL__CHANNELS_LAST": True}, "bfloat16"
+    last, fold, half = {"MODEL__CHANNELS_LAST": True}, {"MODEL__FOLD_FROZEN_BN": True}, "bfloat16"
     works = {
         "torchvision, float32, no_grad": inference_of(
             copy.deepcopy(like), of_theirs, CPU, mode=torch.no_grad
@@ -77,9 +80,11 @@ def inference(like: Any, inputs: tuple[Any, Any], *, compiled: bool) -> dict[str
         "ours, float32, channels last": work(**last),
         "ours, bfloat16": work(half),
         "ours, bfloat16, channels last": work(half, **last),
+        "ours, float32, norms folded": work(**fold),
+        "ours, bfloat16, both": work(half, **last, **fold),
     }
     if compiled:
-        works["the same, compiled"] = work(half, **last, MODEL__COMPILE=True)
+        works["the same, compiled"] = work(half, **last, **fold, MODEL__COMPILE=True)
     return works
 
 
