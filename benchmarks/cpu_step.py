@@ -7,9 +7,10 @@
 Two images of 320 x 320 pixels, random but equal weights in all models; every work takes one step a
 round, in turn. torchvision's: fasterrcnn_resnet50_fpn of the installed version and the step of its
 references, in float32 and under bfloat16 autocast. Ours: the engine's `train_step`, in the same
-precisions, with MODEL.CHANNELS_LAST, with MODEL.FOLD_FROZEN_BN and with both, on one thread, with
-everything trained, and (--compile) with MODEL.COMPILE, whose compilation is not counted. Profiled besides: which operators the step of each
-precision spends its time in. The last line is JSON.
+precisions, with MODEL.CHANNELS_LAST, with MODEL.FOLD_FROZEN_BN and with both (as DTYPE bfloat16
+has them), on one thread, with everything trained, and (--compile) with MODEL.COMPILE, whose
+compilation is not counted. Profiled besides: which operators a step spends its time in.
+The last line is JSON.
 """
 
 import argparse

@@ -7,12 +7,12 @@
 
 Peer: maskrcnn_resnet50_fpn of the installed torchvision in evaluation, in float32 and under
 autocast to bfloat16 and float16, its masks pasted into the image, which is part of its forward.
-Ours: the same weights and pictures in float32, in bfloat16 (channels last,
-frozen norms folded), with
-MODEL.STATIC_SHAPES and with MODEL.COMPILE; masks stay 28 x 28 in their boxes, as the engine takes
-them. One more work of torchvision's has its pasting left out, so that the networks are compared
-alone. The batch lies on the device; the works take turns. The scores are random weights', so that
-as many detections as possible are given out: 100 of each image. Without a CUDA device nothing is
+Ours: the same weights and pictures in float32, in bfloat16 (channels last, frozen norms folded),
+with MODEL.STATIC_SHAPES and with MODEL.COMPILE; masks stay 28 x 28 in their boxes, as the engine
+takes them. One more work of torchvision's has its pasting left out, so that the networks are
+compared alone. The batch lies on the device; the works take turns. The scores are random weights',
+spread so that as many detections as possible are given out: 100 of each image.
+Without a CUDA device nothing is
 measured, and that is said. The last line is JSON.
 """
 

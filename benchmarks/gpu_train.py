@@ -7,10 +7,10 @@
 
 Peer: maskrcnn_resnet50_fpn of the installed torchvision with the step of its references, in float32
 and under autocast to bfloat16 and float16. Ours: the engine's `train_step` on the same weights and
-pictures: float32, bfloat16 (channels last,
-frozen norms folded), with MODEL.STATIC_SHAPES, with MODEL.COMPILE. Frozen
-are the stem and the first stage. The batch lies on the device; the works take turns, `--steps`
-steps a turn, and the device is waited for at a turn's end only, so that launches may overlap.
+pictures: float32, bfloat16 (channels last, frozen norms folded), with MODEL.STATIC_SHAPES, with
+MODEL.COMPILE. Frozen are the stem and the first stage. The batch lies on the device; the works take
+turns, `--steps` steps a turn, and the device is waited for at a turn's end only, so that launches
+may overlap.
 Targets: 1.5 times torchvision's images per second, 62 images/s on one H200, no more memory, the
 same losses: those of the first step stand beside torchvision's, which draws its samples otherwise
 than MODEL.STATIC_SHAPES does. operators: dispatched in one step, forward and backward, about as
