@@ -97,7 +97,9 @@ def main() -> None:
     where, readings = machine("torchvision"), {}
     print(where)
     for batch in batches:
-        like = speak_up(theirs(masks=True, side=min(size), longest=max(size)))
+        limit = 5 if options.smoke else 100
+        like = theirs(masks=True, side=min(size), longest=max(size), detections=limit)
+        like = speak_up(like)
         (of_ours, _), (of_theirs, _) = make_inputs(batch, size, device)
         works = make_works(
             like, (of_ours, of_theirs), device, compiled=options.compile, marked=options.profile

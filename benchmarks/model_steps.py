@@ -52,13 +52,14 @@ def theirs(*, masks: bool, side: int, longest: int, detections: int = 100) -> nn
     return model
 
 
-def ours(like: nn.Module, device: torch.device, **options: Any) -> tuple[nn.Module, Config]:
+def ours(like: Any, device: torch.device, **options: Any) -> tuple[nn.Module, Config]:
     """Our model with the weights of torchvision's, on the device. options: keys, dots as `__`."""
     pairs = {
         "CONVENTIONS": "modern",
         "MODEL.DEVICE": device.type,
         "MODEL.MASK_ON": str(isinstance(like, MaskRCNN)),
         "MODEL.ROI_BOX_HEAD.NUM_CLASSES": str(CLASSES),
+        "MODEL.ROI_HEADS.DETECTIONS_PER_IMG": str(like.roi_heads.detections_per_img),
         "SOLVER.BASE_LR": str(LR),
         "SOLVER.MOMENTUM": str(MOMENTUM),
         "SOLVER.WEIGHT_DECAY": str(WEIGHT_DECAY),
