@@ -9,7 +9,7 @@ from detengine.config.schema import Config
 from detengine.modeling.adapters import adapt
 from detengine.modeling.build_backbone import build_backbone
 from detengine.modeling.build_heads import build_roi_heads
-from detengine.modeling.build_preprocess import build_preprocess
+from detengine.modeling.build_preprocess import build_preprocess, or_where_16_bits
 from detengine.modeling.build_retinanet import build_retinanet
 from detengine.modeling.build_rpn import build_rpn
 from detengine.modeling.builder import build_by_name
@@ -25,18 +25,14 @@ def build_detection_model(cfg: Config) -> nn.Module:
     that does not fit the others; see `build_by_name` for what a builder may raise.
     """
     model = _build(cfg)
-    if _or_where_16_bits(cfg, cfg.MODEL.FOLD_FROZEN_BN) and cfg.MODEL.BUILDER is None:
+    if or_where_16_bits(cfg, cfg.MODEL.FOLD_FROZEN_BN) and cfg.MODEL.BUILDER is None:
         fold_frozen_norms(model)
-    if _or_where_16_bits(cfg, cfg.MODEL.CHANNELS_LAST):
+    if or_where_16_bits(cfg, cfg.MODEL.CHANNELS_LAST):
         # Convolutions follow their weights' layout, and put out what they read.
         model.to(memory_format=torch.channels_last)
     if cfg.MODEL.COMPILE:
         compile_parts(model)
     return model
-
-
-def _or_where_16_bits(cfg: Config, given: bool | None) -> bool:
-    return cfg.DTYPE != "float32" if given is None else given
 
 
 def _build(cfg: Config) -> nn.Module:
