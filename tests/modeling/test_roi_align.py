@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import threading
 from importlib.util import find_spec
 
 import pytest
@@ -29,7 +30,9 @@ def of_torchvision(features: Tensor, rois: Tensor, sampling: Sampling) -> Tensor
 
 
 @pytest.fixture(params=[1, 2, 3])
-def threads(request):
+def threads(request, monkeypatch):
+    """So many for each gradient, however small it is."""
+    monkeypatch.setattr("detengine.modeling.roi_align._WORTH_THREADS", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -50,6 +53,12 @@ def test_on_a_cpu_pooled_and_gradient_are_torchvisions_to_the_bit(
     weights = torch.randn_like(ours)
     (gradient,) = torch.autograd.grad(ours, features, weights)
     assert torch.equal(gradient, *torch.autograd.grad(theirs, features, weights))
+
+
+def test_no_thread_stays_after_a_backward_which_a_forked_process_would_lack(threads):
+    features = torch.randn(1, 8, 9, 9, requires_grad=True)
+    roi_align(features, random_rois(3, 1, 30), Sampling(2, 0.25, 2, False)).sum().backward()
+    assert not [each for each in threading.enumerate() if each.name.startswith("roi_align")]
 
 
 def test_without_a_gradient_nothing_is_kept_for_one():

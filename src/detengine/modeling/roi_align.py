@@ -6,7 +6,6 @@ is told to be deterministic, a gathering kernel takes its place (`roi_align_trit
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -16,6 +15,10 @@ from torch.autograd.function import once_differentiable
 
 _PARTS_PER_THREAD = 2
 """Smaller parts fit better into the caches: 0.28 s in 2 parts, 0.25 s in 4, of 0.62 s in one."""
+
+
+_WORTH_THREADS = 2**18
+"""Values of a gradient; below, to start the threads would take as long as they save."""
 
 
 class Sampling(NamedTuple):
@@ -88,7 +91,6 @@ def backward_in_parts(
     images, channels, height, width = shape
     side, scale, ratio, aligned = sampling
     threads = torch.get_num_threads()
-    gradients = gradient.tensor_split(min(threads * _PARTS_PER_THREAD, channels), dim=1)
 
     def of_part(part: Tensor) -> Tensor:
         found: Tensor = torch.ops.torchvision._roi_align_backward(
@@ -96,9 +98,9 @@ def backward_in_parts(
         )
         return found
 
-    return torch.cat(list(_pool(threads).map(of_part, gradients)), dim=1)
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="roi_align")
+    if threads == 1 or gradient.numel() < _WORTH_THREADS:
+        return of_part(gradient)
+    # Made for this call: threads that stay would be missing in a process that is forked later.
+    gradients = gradient.tensor_split(min(threads * _PARTS_PER_THREAD, channels), dim=1)
+    with ThreadPoolExecutor(threads, "roi_align") as pool:
+        return torch.cat(list(pool.map(of_part, gradients)), dim=1)
