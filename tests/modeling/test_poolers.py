@@ -129,3 +129,17 @@ def test_features_of_half_precision_are_pooled_at_the_exact_places(dtype, under_
         pooled = pooler([ramp.to(dtype)], to_rois([boxes]))
     assert pooled.dtype == dtype
     assert torch.equal(pooled, exact.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_gradient_the_same_is_pooled(dtype):
+    torch.manual_seed(0)
+    features = [torch.rand(2, 3, 1024 // s, 1024 // s).to(dtype) for s in STRIDES]
+    rois = to_rois([random_boxes(20, 1000), random_boxes(20, 1000)])
+    pooler = Pooler(STRIDES, STRIDES, 7, 2, **MODERN)
+    with torch.no_grad():
+        alone = pooler(features, rois)
+    with_gradient = pooler([each.requires_grad_() for each in features], rois)
+    assert alone.dtype == dtype
+    assert torch.equal(alone, with_gradient)
+    assert with_gradient.requires_grad

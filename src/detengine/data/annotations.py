@@ -114,7 +114,9 @@ def _masks_of(parts: list[ObjectColumns], order: Integers) -> PackedBytes | None
     masks: list[bytes] = []
     while parts:
         masks += parts.pop(0).masks
-    return PackedBytes.from_list([masks[at] for at in order.tolist()]) if any(masks) else None
+    return (
+        PackedBytes.from_list(list(map(masks.__getitem__, order.tolist()))) if any(masks) else None
+    )
 
 
 def raise_if_twice(source: Path, kind: str, values: Sequence[int] | Sequence[str]) -> None:

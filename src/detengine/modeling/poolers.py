@@ -1,6 +1,6 @@
 """RoIAlign over the levels of a pyramid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -71,11 +71,27 @@ class Pooler(nn.Module):
             return self._pool_everywhere(features, rois, level).to(features[0].dtype)
         order = level.argsort(stable=True)
         is_of_level = level[:, None] == torch.arange(len(self.levels), device=rois.device)
-        rois_of_level = rois[order].split_with_sizes(is_of_level.sum(0).tolist())
-        pooled = [self._pool(features, here, i) for i, here in enumerate(rois_of_level)]
-        by_level = torch.cat(pooled).to(features[0].dtype)
+        order_of_level = order.split_with_sizes(is_of_level.sum(0).tolist())
+        of_levels = (self._pool(features, rois[own], i) for i, own in enumerate(order_of_level))
+        if not torch.is_grad_enabled():
+            return self._put_in_place(of_levels, order_of_level, features[0], len(rois))
+        by_level = torch.cat(list(of_levels)).to(features[0].dtype)
         # Its gradient is a selection, where that of indexing by the inverse order is a slow sum.
         return torch.empty_like(by_level).index_copy(0, order, by_level)
+
+    def _put_in_place(
+        self,
+        of_levels: Iterator[Tensor],
+        order_of_level: Sequence[Tensor],
+        like: Tensor,
+        count: int,
+    ) -> Tensor:
+        """Without a gradient, level by level: of all of it together there is one copy."""
+        side = self.output_size
+        pooled = like.new_empty(count, like.shape[1], side, side)
+        for own, of_level in zip(order_of_level, of_levels, strict=True):
+            pooled.index_copy_(0, own, of_level.to(like.dtype))
+        return pooled
 
     def _pool_everywhere(self, features: Sequence[Tensor], rois: Tensor, level: Tensor) -> Tensor:
         boxes, pooled = rois[:, 1:], torch.zeros((), device=rois.device)

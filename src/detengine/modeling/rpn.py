@@ -49,9 +49,9 @@ class RegionProposalNetwork(nn.Module):
     - torchvision, detectron2: anchors rank by logit; proposals stand best first.
     - detectron: they rank by score, which float32 rounds to 1 from a logit of 17.4 on. Behind NMS
       they stand level by level, and stay so under of_batch; of_image puts the best first.
+      With an nms_threshold of 0 there is neither NMS nor post_nms (boxlist_ops.py).
     static_shapes: see `fixed_proposals` and `fixed_sampling`; for continuous boxes, a style other
     than detectron, and no of_batch.
-      With an nms_threshold of 0 there is neither NMS nor post_nms (boxlist_ops.py).
     """
 
     def __init__(

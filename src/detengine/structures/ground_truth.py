@@ -28,7 +28,7 @@ class PackedBytes:
 
     @classmethod
     def from_list(cls, strings: Sequence[bytes]) -> "PackedBytes":
-        lengths = torch.tensor([0, *(len(s) for s in strings)], dtype=torch.int64)
+        lengths = torch.tensor([0, *map(len, strings)], dtype=torch.int64)
         joined = bytearray().join(strings)
         data = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0).byte()
         return cls(data, lengths.cumsum(0))
