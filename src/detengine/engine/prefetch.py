@@ -10,7 +10,8 @@ import torch
 
 from detengine.structures.batch import Batch
 
-_PREPARING_THREADS = 4
+_PREPARING_THREADS = 2
+"""Of work that takes and gives back Python's lock often, more would only wait for it."""
 _MOST_WAITING = 64
 """Pieces of work that may wait before the device has to: as many images' masks are in memory."""
 
