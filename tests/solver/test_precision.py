@@ -287,6 +287,14 @@ def test_gradients_are_cleared_as_zero_grad_does_also_of_a_group_that_was_added(
     assert second.grad is None
 
 
+def test_a_group_without_parameters_is_no_obstacle() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([{"params": []}, {"params": [parameter]}], lr=0.1, fused=True)
+    parameter.grad = torch.ones(2)
+    assert Precision().step(optimizer).item() == 0
+    assert parameter.tolist() == pytest.approx([0.9, 0.9])
+
+
 def test_a_value_that_is_not_finite_is_noted_in_any_dtype_and_nothing_else_is_changed() -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         tensors = [torch.ones(3), torch.tensor([1.0, NAN], dtype=dtype)]

@@ -167,11 +167,11 @@ _LOOKED_UP: "WeakKeyDictionary[Optimizer, tuple[Any, list[Tensor], bool]]" = Wea
 
 def _looked_up(optimizer: Optimizer) -> tuple[list[Tensor], bool]:
     """An optimizer's parameters, and `can_skip`; asked anew when its groups have changed."""
-    groups = optimizer.param_groups
-    state = [(len(group["params"]), group.get("fused")) for group in groups]
+    groups = [(group["params"], group.get("fused")) for group in optimizer.param_groups]
+    state = [(len(own), id(own[0]) if own else None, fused) for own, fused in groups]
     known = _LOOKED_UP.get(optimizer)
-    if known is None or known[0] != state or known[1][0] is not groups[0]["params"][0]:
-        parameters = [each for group in groups for each in group["params"]]
+    if known is None or known[0] != state:
+        parameters = [each for own, _ in groups for each in own]
         known = _LOOKED_UP[optimizer] = state, parameters, can_skip(optimizer)
     return known[1], known[2]
 
