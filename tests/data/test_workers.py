@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -105,3 +106,52 @@ def test_a_process_ends_though_something_still_holds_its_workers():
         "next(kept); sys.modules['kept'] = kept\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_workers_end_when_their_main_process_is_killed_though_nobody_takes_their_batches(tmp_path):
+    """Each batch is more than a pipe holds, and each worker has two of them to hand over."""
+    program = """
+import os, signal, sys, time
+import torch
+from torch.utils.data import DataLoader
+from detengine.data.shared_batches import SharedBatches
+from detengine.data.workers import ObservedData
+
+class Data:
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        return index
+    def name_of(self, key):
+        return str(key)
+
+def collate(samples):
+    return [torch.zeros(16000, dtype=torch.uint8) for _ in range(20)]
+
+observed = ObservedData(Data(), 2)
+loader = DataLoader(observed, num_workers=2, collate_fn=SharedBatches(collate),
+                    worker_init_fn=observed.start_worker)
+batches = iter(loader)
+next(batches)
+print(*observed.process_ids(), flush=True)
+time.sleep(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    script = tmp_path / "killed.py"
+    script.write_text(program)
+    ended = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    workers = [int(each) for each in ended.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(map(_is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(_is_alive, workers))
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True

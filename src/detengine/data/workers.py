@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 _NOTHING = -1
 _SECONDS_TO_DIE = 2.0
+_SECONDS_BETWEEN_LOOKS = 1.0
 _DEAD = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (.+?)\.|exited)"
 )
@@ -63,6 +65,10 @@ class ObservedData(Dataset[Any]):
         """Called in each loading process when it starts."""
         self._process_ids[worker_id] = os.getpid()
         leave_signals_to_the_main_process(worker_id)
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            watch = threading.Thread(target=_end_after, args=(parent.pid,), daemon=True)
+            watch.start()
 
     def process_ids(self) -> set[int]:
         """Those of the loading processes that have started."""
@@ -149,13 +155,24 @@ def _end_workers() -> None:
             process.kill()
 
 
+def _end_after(parent_id: int | None) -> None:
+    """End this loading process once its main process is gone, killed or not.
+
+    torch's own watch lets a worker leave its loop, but then it waits until its last batches are
+    taken, which nobody does any more: small tensors travel in the message, and a pipe holds 64 KiB.
+    """
+    while os.getppid() == parent_id:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
+
+
 def leave_signals_to_the_main_process(worker_id: int) -> None:
     """Let a request to stop pass by: the main process decides, and needs its workers until then.
 
     A scheduler signals a whole group of processes, and torch's workers die of SIGTERM, which ends
     the training with an error before it can save. A worker whose main process is gone still ends by
-    itself, within seconds (torch.utils.data._utils.worker.ManagerWatchdog), and one that outlives
-    its loader is killed at the main process's end (_end_workers).
+    itself, within seconds (_end_after), and one that outlives its loader is killed at the main
+    process's end (_end_workers).
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
