@@ -133,6 +133,8 @@ loader = DataLoader(observed, num_workers=2, collate_fn=SharedBatches(collate),
                     worker_init_fn=observed.start_worker)
 batches = iter(loader)
 next(batches)
+while len(observed.process_ids()) < 2:
+    time.sleep(0.01)
 print(*observed.process_ids(), flush=True)
 time.sleep(1)
 os.kill(os.getpid(), signal.SIGKILL)
