@@ -16,8 +16,8 @@ folder, address = Path(sys.argv[1]), sys.argv[2]
 start_distributed("cpu")
 if sys.argv[3:]:
     os.environ["LOCAL_RANK"] = "0"
-if sys.argv[3:] == ["apart"]:
-    os.environ["DETENGINE_CACHE"] = str(folder / f"cache{comm.get_rank()}")
+of_rank = comm.get_rank() if sys.argv[3:] == ["apart"] else ""
+os.environ["DETENGINE_CACHE"] = str(folder / f"cache{of_rank}")
 lines = [find_weights(address).read_text()]
 try:
     find_weights(f"{address}.missing")
