@@ -76,11 +76,11 @@ def cached(
     }
     key = hashlib.sha256(orjson.dumps([known[name] for name in ("source", "images", "kind")]))
     place = folder / f"{source.stem[:80]}-{key.hexdigest()[:32]}.packed"
-    found = _map(place, known)
+    found = _map(place, known, level=logging.DEBUG)  # what is amiss is said below
     if found is not None:
         return found
     with _alone(place.with_suffix(".lock")) as may_write:
-        found = _map(place, known)  # another process may have been first
+        found = _map(place, known, level=logging.WARNING)  # another process may have been first
         if found is not None:
             return found
         began = time.time()
@@ -109,8 +109,11 @@ def _stamp(path: Path) -> list[int] | None:
     return [size, found.st_mtime_ns, max(found.st_mtime_ns, found.st_ctime_ns)]
 
 
-def _map(place: Path, known: dict[str, Any]) -> GroundTruth | None:
-    """The annotations of a packed file; None unless it is whole and of what is there now."""
+def _map(place: Path, known: dict[str, Any], *, level: int) -> GroundTruth | None:
+    """The annotations of a packed file; None unless it is whole and of what is there now.
+
+    level: at which it is logged that the file is damaged.
+    """
 
     def is_current(label: dict[str, Any]) -> bool:
         stamps = label["stamps"]
@@ -123,10 +126,10 @@ def _map(place: Path, known: dict[str, Any]) -> GroundTruth | None:
     except FileNotFoundError:
         return None
     except NotPackedError as error:
-        logger.warning("%s; it is made anew", error)
+        logger.log(level, "%s; it is made anew", error)
         return None
     except OSError as error:
-        logger.warning("%s cannot be read (%s); going on without it", place, error)
+        logger.log(level, "%s cannot be read (%s); going on without it", place, error)
         return None
 
 

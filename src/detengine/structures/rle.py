@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 Runs = NDArray[np.int64]
 
-_FIRST_CHARACTER = 48
-_MORE_FOLLOWS = 0x20
-_MOST_CHARACTERS = 7
+FIRST_CHARACTER = 48
+MORE_FOLLOWS = 0x20
+MOST_CHARACTERS = 7
 """A run or a difference of two has at most 33 bits with its sign: maskApi.c's counts are uint32."""
 
 
@@ -32,7 +32,7 @@ def decode_counts(data: bytes) -> Runs:
     Raises ValueError if the string has a foreign character, ends within a number, or gives a run
     that is negative or beyond 32 bits.
     """
-    codes = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    codes = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - FIRST_CHARACTER
     if not len(codes):
         return codes
     foreign = np.flatnonzero((codes < 0) | (codes > 63))
@@ -42,13 +42,13 @@ def decode_counts(data: bytes) -> Runs:
             f"a compressed RLE has the byte {data[at : at + 1]!r} at position {at} of {len(data)}; "
             "only the characters '0' (48) to 'o' (111) belong there. Is it compressed at all?"
         )
-    stops = np.flatnonzero(codes < _MORE_FOLLOWS) + 1
+    stops = np.flatnonzero(codes < MORE_FOLLOWS) + 1
     if not len(stops) or stops[-1] != len(codes):
         raise ValueError(
             f"a compressed RLE of {len(data)} bytes ends within a number: is it cut off?"
         )
     lengths = np.diff(stops, prepend=0)
-    if int(lengths.max()) > _MOST_CHARACTERS:
+    if int(lengths.max()) > MOST_CHARACTERS:
         raise ValueError("a compressed RLE has a number of more than 32 bits: it is damaged")
     starts = stops - lengths
     digit = np.arange(len(codes)) - np.repeat(starts, lengths)
@@ -89,8 +89,8 @@ def encode_many(counts: Runs, offsets: Runs) -> list[bytes]:
     stops = lengths.cumsum()
     digit = np.arange(int(stops[-1]) if len(stops) else 0) - np.repeat(stops - lengths, lengths)
     codes = (np.repeat(numbers, lengths) >> (5 * digit)) & 0x1F
-    codes |= _MORE_FOLLOWS
+    codes |= MORE_FOLLOWS
     codes[stops - 1] &= 0x1F
-    joined = (codes + _FIRST_CHARACTER).astype(np.uint8).tobytes()
+    joined = (codes + FIRST_CHARACTER).astype(np.uint8).tobytes()
     bounds = np.concatenate([[0], stops])[offsets].tolist()
     return [joined[start:stop] for start, stop in pairwise(bounds)]

@@ -5,11 +5,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from detengine.structures.rle import Runs, decode_counts
-
-_FIRST_CHARACTER = 48
-_MORE_FOLLOWS = 0x20
-_MOST_CHARACTERS = 7
+from detengine.structures.rle import (
+    FIRST_CHARACTER,
+    MORE_FOLLOWS,
+    MOST_CHARACTERS,
+    Runs,
+    decode_counts,
+)
 
 
 def decode_many(strings: NDArray[np.uint8], bounds: Runs) -> tuple[Runs, Runs]:
@@ -19,16 +21,16 @@ def decode_many(strings: NDArray[np.uint8], bounds: Runs) -> tuple[Runs, Runs]:
     offsets int64[N + 1] beside the runs. They are `decode_counts`' of each string, which raises
     ValueError for one that is damaged.
     """
-    codes = strings.astype(np.int64) - _FIRST_CHARACTER
+    codes = strings.astype(np.int64) - FIRST_CHARACTER
     if not len(codes):
         return codes, np.zeros(len(bounds), dtype=np.int64)
-    is_last = codes < _MORE_FOLLOWS
+    is_last = codes < MORE_FOLLOWS
     filled = bounds[1:][np.diff(bounds) > 0]
     if codes.min() < 0 or codes.max() > 63 or not is_last[filled - 1].all():
         return _one_by_one(strings, bounds)
     stops = np.flatnonzero(is_last) + 1
     lengths = np.diff(stops, prepend=0)
-    if lengths.max() > _MOST_CHARACTERS:
+    if lengths.max() > MOST_CHARACTERS:
         return _one_by_one(strings, bounds)
     starts = stops - lengths
     digit = np.arange(len(codes)) - np.repeat(starts, lengths)
