@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from detengine import __version__
 from detengine.checkpoint.files import load_file
+from detengine.cli.main import app
 from detengine.config.load import load_config
 
 Command = Callable[..., Any]
-COMMANDS = ["train", "eval", "demo", "config", "convert", "analyze", "compare"]
+COMMANDS = sorted(get_command(app).commands)
 
 
 def words(text: str) -> str:
@@ -38,7 +40,7 @@ def test_help_lists_every_command(detengine: Command) -> None:
 def test_the_help_of_each_command_has_an_example(detengine: Command, command: str) -> None:
     finished = detengine(command, "--help")
     assert finished.code == 0
-    assert re.search(rf"Example: detengine {command} (-|configs/|runs/)", words(finished.out))
+    assert re.search(rf"Example: detengine {command}", words(finished.out))
 
 
 def test_the_version_is_the_packages(detengine: Command) -> None:
@@ -159,10 +161,11 @@ def test_a_stopped_run_ends_with_75_and_the_command_that_goes_on(
     assert load_file(tmp_path / "model_final.pth")["iteration"] == 4
 
 
-def test_debug_shows_where_a_mistake_was_found(detengine: Command) -> None:
+@pytest.mark.parametrize("line", ["--debug config gone.yaml", "config gone.yaml --debug"])
+def test_debug_anywhere_shows_where_a_mistake_was_found(detengine: Command, line: str) -> None:
     assert detengine("config", "gone.yaml").code == 1
     with pytest.raises(ValueError, match=r"gone\.yaml: cannot be read"):
-        detengine("--debug", "config", "gone.yaml")
+        detengine(*line.split())
 
 
 def test_in_a_pipe_there_are_plain_lines_only(tiny_config: Path, tmp_path: Path) -> None:

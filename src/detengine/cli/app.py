@@ -40,7 +40,9 @@ def print_version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; anywhere in the line.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=print_version, is_eager=True),

@@ -21,6 +21,8 @@ from detengine.distributed.report import (
 app.add_typer(training)
 app.add_typer(scoring)
 
+DEBUG = "--debug"
+
 MEMORY_CURE = (
     "The memory is not enough. In training, lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE; "
     "in scoring, lower TEST.IMS_PER_BATCH; or make the images (INPUT.MAX_SIZE_TRAIN, "
@@ -38,7 +40,7 @@ def main() -> None:
         # torch warns with its C++ stack, in every rank, of a lost rank that we name in one line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        app()
+        app([each for each in sys.argv[1:] if each != DEBUG])  # wherever it stands
     except PeerFailedError as error:
         refuse(error, str(error))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
@@ -58,7 +60,7 @@ def refuse(error: Exception, message: str) -> NoReturn:
 
     Of several ranks with the same message one says it; a rank but the first says its number.
     """
-    if "--debug" in sys.argv[1:]:
+    if DEBUG in sys.argv[1:]:
         raise error
     if not is_said_by_another(error, message):
         typer.secho(with_rank(error, message), err=True, fg=typer.colors.RED)
