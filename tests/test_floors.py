@@ -11,6 +11,7 @@ FLOORS = {
     2: {"engine", "report"},
     3: {
         "run",
+        "loading",
         "start",
         "scoring",
         "rescoring",

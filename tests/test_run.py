@@ -18,7 +18,8 @@ from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.evaluation.predictions_file import load_class_names, load_predictions
-from detengine.run import RunResult, evaluate, load, train
+from detengine.loading import load
+from detengine.run import RunResult, evaluate, train
 from detengine.structures.prediction import Prediction
 
 COCO_METRICS = [
@@ -217,11 +218,6 @@ def test_a_loaded_run_predicts_what_was_stored(trained: Trained, tiny_config: Pa
         predictions, stored_predictions(trained.folder), strict=True
     ):
         assert_equal_predictions(prediction, stored)
-
-
-def test_a_folder_without_a_run_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no run: config\.yaml is missing"):
-        load(tmp_path)
 
 
 # Going on, and beginning from weights

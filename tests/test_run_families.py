@@ -12,8 +12,9 @@ from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
 from detengine.evaluation.build import iou_types_of
 from detengine.evaluation.predictions_file import load_predictions
+from detengine.loading import load
 from detengine.rescoring import rescore
-from detengine.run import evaluate, load, train
+from detengine.run import evaluate, train
 from detengine.structures.rle import decode_counts
 
 RETINANET = {

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detengine.config.load import load_config
-    from detengine.run import evaluate, load, train
+    from detengine.loading import load
+    from detengine.run import evaluate, train
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "load", "load_config", "train"]
@@ -16,7 +17,7 @@ __all__ = ["__version__", "evaluate", "load", "load_config", "train"]
 _HOME = {
     "train": "detengine.run",
     "evaluate": "detengine.run",
-    "load": "detengine.run",
+    "load": "detengine.loading",
     "load_config": "detengine.config.load",
 }
 

@@ -1,4 +1,4 @@
-"""Where everything is put together: train, evaluate, and load a run."""
+"""Where everything is put together: train and evaluate. `loading` is the way back."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ from detengine.checkpoint.catalog import find_source, find_weights
 from detengine.checkpoint.checkpointer import DetectronCheckpointer
 from detengine.checkpoint.files import write_text
 from detengine.checkpoint.readers import read_file
-from detengine.config.load import load_config, replace, to_yaml
+from detengine.config.load import replace, to_yaml
 from detengine.config.scaling import scaled
 from detengine.config.schema import Config
 from detengine.data.build import (
@@ -29,7 +29,7 @@ from detengine.data.dataset import DetectionDataset
 from detengine.data.workers import naming_dead_workers
 from detengine.distributed.batch_norm import share_buffers
 from detengine.distributed.comm import get_world_size, is_distributed, is_main_process
-from detengine.distributed.launch import resolve_device, start_distributed
+from detengine.distributed.launch import start_distributed
 from detengine.distributed.parallel import distribute
 from detengine.distributed.watchdog import Watchdog, watched
 from detengine.engine.build import build_test_time_augmentation, keypoint_flip_of
@@ -37,7 +37,6 @@ from detengine.engine.determinism import deterministic
 from detengine.engine.nonfinite import NonFinitePolicy
 from detengine.engine.periodic_scoring import has_ended_early
 from detengine.engine.phase import position_of
-from detengine.engine.predictor import Predictor
 from detengine.engine.stopping import StopRequestedError, stop_on_request
 from detengine.engine.trainer import do_train
 from detengine.expectations import best_metric_of, check_expectations, raise_if_not_measured
@@ -266,23 +265,6 @@ def _evaluate(
     results = score(cfg, scored, test_sets, folder, device, watchdog, resume=resume)
     check_expectations(cfg, results)
     return results
-
-
-def load(run_folder: str | Path, *, device: str = "auto") -> Predictor:
-    """A Predictor with a run's last weights. device: as MODEL.DEVICE.
-
-    Raises FileNotFoundError if the folder holds no run.
-    """
-    folder = Path(run_folder)
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no run: config.yaml is missing. Give the output folder of a training."
-        )
-    cfg = load_config(folder / "config.yaml", ["MODEL.DEVICE", device])
-    model = build_detection_model(cfg).to(resolve_device(device))
-    checkpointer = DetectronCheckpointer(cfg, model, save_dir=folder)
-    entries = checkpointer.load(checkpointer.get_checkpoint_file())
-    return Predictor(cfg, model, class_names=entries["categories"])
 
 
 def with_num_classes(cfg: Config, class_names: Sequence[str]) -> Config:

@@ -1,0 +1,171 @@
+"""A trained model from a run's folder, a checkpoint, a published name, or none of these."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file as save_safetensors
+
+from detengine.checkpoint import catalog
+from detengine.checkpoint.files import load_file, save_file
+from detengine.config.load import load_config, replace
+from detengine.config.published import config_of_torchvision
+from detengine.config.schema import Config
+from detengine.loading import LoadedModel, load, load_model
+from detengine.modeling.build import build_detection_model
+from detengine.run import train
+
+CLASSES = ("disc", "bar", "wedge")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two iterations, with averaged weights and a best checkpoint from the first."""
+    folder = tmp_path_factory.mktemp("run")
+    changes = {"OUTPUT_DIR": str(folder), "SOLVER.MAX_ITER": 2, "SOLVER.EMA_DECAY": 0.5}
+    train(replace(load_config(tiny_config), changes), skip_test=True)
+    best = load_file(folder / "model_final.pth")
+    best["ema"]["weights"] = {k: v + 1 for k, v in best["ema"]["weights"].items()}
+    save_file(folder / "model_best.pth", best)
+    return folder
+
+
+@pytest.fixture
+def cfg(run_folder: Path) -> Config:
+    return load_config(run_folder / "config.yaml")
+
+
+def assert_averaged(loaded: LoadedModel, file: Path) -> None:
+    averaged = load_file(file)["ema"]["weights"]
+    state = loaded.model.state_dict()
+    assert averaged
+    for name, value in averaged.items():
+        assert torch.equal(state[name], value), name
+
+
+def test_a_runs_folder_gives_its_last_checkpoint_and_the_best_one_on_request(
+    run_folder: Path,
+) -> None:
+    last = load_model(run_folder, device="cpu")
+    assert_averaged(last, run_folder / "model_final.pth")
+    assert last.class_names == CLASSES
+    best = load_model(str(run_folder), device="cpu", best=True)
+    assert_averaged(best, run_folder / "model_best.pth")
+
+
+def test_a_checkpoint_alone_says_what_model_it_is_of(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(run_folder / "model_final.pth", tmp_path / "mine.pth")
+    loaded = load_model(tmp_path / "mine.pth", device="cpu")
+    assert_averaged(loaded, run_folder / "model_final.pth")
+    assert loaded.class_names == CLASSES
+    assert loaded.cfg.MODEL.DEVICE == "cpu"
+    assert loaded.cfg.INPUT.MIN_SIZE_TEST == 96
+
+
+@pytest.fixture
+def foreign(cfg: Config, tmp_path: Path) -> Path:
+    """Weights alone, without class names and configuration."""
+    path = tmp_path / "foreign.pth"
+    torch.save(build_detection_model(cfg).state_dict(), path)
+    return path
+
+
+def test_weights_that_do_not_name_their_model_need_a_configuration(
+    foreign: Path, cfg: Config, run_folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"foreign\.pth does not say what model.*--config-file"):
+        load_model(foreign, device="cpu")
+    given = load_model(foreign, device="cpu", config=run_folder / "config.yaml")
+    assert given.class_names == ()
+    named = load_model(foreign, device="cpu", config=cfg, class_names=["a", "b", "c"])
+    assert named.class_names == ("a", "b", "c")
+
+
+def test_weights_without_class_names_take_the_number_from_the_names_given(
+    foreign: Path, cfg: Config
+) -> None:
+    cfg = replace(cfg, {"MODEL.ROI_BOX_HEAD.NUM_CLASSES": None})
+    with pytest.raises(ValueError, match=r"how many classes.*set MODEL.ROI_BOX_HEAD.NUM_CLASSES"):
+        load_model(foreign, device="cpu", config=cfg)
+    loaded = load_model(foreign, device="cpu", config=cfg, class_names=CLASSES)
+    assert loaded.cfg.MODEL.ROI_BOX_HEAD.NUM_CLASSES == 4
+
+
+def test_class_names_must_be_as_many_as_the_models_classes_and_those_of_the_file(
+    foreign: Path, cfg: Config, run_folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"2 class names were given.*NUM_CLASSES is 4.*expected 3"):
+        load_model(foreign, device="cpu", config=cfg, class_names=["a", "b"])
+    with pytest.raises(ValueError, match="trained for other classes"):
+        load_model(run_folder, device="cpu", class_names=["a", "b", "c"])
+
+
+def test_a_safetensors_file_of_foreign_weights_is_read_with_a_configuration(
+    foreign: Path, cfg: Config, tmp_path: Path
+) -> None:
+    path = tmp_path / "foreign.safetensors"
+    weights = torch.load(foreign, weights_only=True)
+    save_safetensors({name: value.contiguous() for name, value in weights.items()}, path)
+    state = load_model(path, device="cpu", config=cfg).model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in weights.items())
+
+
+# What is not there
+
+
+def test_a_folder_without_a_run_cannot_be_loaded(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no run: config\.yaml is missing"):
+        load(tmp_path)
+    shutil.copy(run_folder / "model_final.pth", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"Or give the checkpoint in it: .*model_final"):
+        load(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_or_without_the_best_one_says_so(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(run_folder / "config.yaml", tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
+        load_model(tmp_path)
+    shutil.copy(run_folder / "model_final.pth", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"kept no model_best\.pth.*BEST_METRIC"):
+        load_model(tmp_path, best=True)
+
+
+def test_nothing_of_that_name_is_an_error_that_names_what_can_be_given(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing at .*runs/frist\. Expected a run's"):
+        load(tmp_path / "runs/frist")
+    with pytest.raises(ValueError, match="best chooses among a run's checkpoints"):
+        load("torchvision://maskrcnn_resnet50_fpn", best=True)
+
+
+# Published names
+
+
+def test_a_published_name_needs_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With weights of our own under its file's name, whose checksum is not torchvision's."""
+    source = catalog.find_source("torchvision://fasterrcnn_resnet50_fpn")
+    assert source is not None
+    monkeypatch.setenv("DETENGINE_CACHE", str(tmp_path))
+    monkeypatch.setattr(catalog, "_raise_if_checksum_differs", lambda *_: None)
+    weights = build_detection_model(config_of_torchvision("fasterrcnn_resnet50_fpn", "cpu"))
+    torch.save(weights.state_dict(), tmp_path / source.file_name)
+    loaded = load_model("torchvision://fasterrcnn_resnet50_fpn", device="cpu")
+    assert loaded.class_names[:2] == ("person", "bicycle")
+    assert len(loaded.class_names) == 90
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvision://resnet50", "weights of a backbone, which detects nothing by itself"),
+        ("torchvision://fcos_resnet50_fpn", "has no configuration here; known are"),
+        ("torchvision://maskrcnn", r"torchvision has no model 'maskrcnn'; did you mean"),
+    ],
+)
+def test_a_name_that_is_no_detector_of_ours_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_model(name, device="cpu")
