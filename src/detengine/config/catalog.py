@@ -13,6 +13,7 @@ from detengine.config.schema import (
     DatasetDefinition,
     Datasets,
     VocDefinition,
+    YoloDefinition,
 )
 
 DEFAULT_ROOT = "datasets"
@@ -65,6 +66,7 @@ def _places(root: Path, definition: DatasetDefinition) -> list[Path]:
     """The folders and files that must be there."""
     if isinstance(definition, VocDefinition):
         return [root / definition.ROOT]
+    assert not isinstance(definition, YoloDefinition), "the catalog has none"
     places = [root / definition.ANNOTATIONS, root / definition.IMAGES]
     if isinstance(definition, CityscapesDefinition):
         return [place / definition.SPLIT for place in places]

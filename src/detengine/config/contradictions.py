@@ -79,12 +79,20 @@ def _in_data(cfg: "Config") -> Iterator[Contradiction]:
     lists = {"DATASETS.CLASSES": cfg.DATASETS.CLASSES} | {
         f"DATASETS.DEFINE.{name}.CLASSES": definition.CLASSES
         for name, definition in cfg.DATASETS.DEFINE.items()
-        if definition.FORMAT == "voc"
+        if definition.FORMAT in ("voc", "yolo")
     }
     for key, names in lists.items():
         doubled = [name for name, count in Counter(names).items() if count > 1]
         if doubled:
             yield Contradiction((key,), f"{key} has {doubled[0]!r} twice; expected each class once")
+    for name, definition in cfg.DATASETS.DEFINE.items():
+        if definition.PART is not None and definition.PART[0] >= definition.PART[1]:
+            key = f"DATASETS.DEFINE.{name}.PART"
+            yield Contradiction(
+                (key,),
+                f"{key} is {list(definition.PART)}; expected (from, to) with from below to, such "
+                "as [0.2, 1.0]",
+            )
 
 
 def _in_solver(cfg: "Config") -> Iterator[Contradiction]:

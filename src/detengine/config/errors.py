@@ -14,6 +14,7 @@ from detengine.config.schema import (
     Config,
     LvisDefinition,
     VocDefinition,
+    YoloDefinition,
 )
 
 
@@ -26,6 +27,7 @@ _DEFINITIONS: dict[str, type[BaseModel]] = {
     "voc": VocDefinition,
     "cityscapes": CityscapesDefinition,
     "lvis": LvisDefinition,
+    "yolo": YoloDefinition,
 }
 
 

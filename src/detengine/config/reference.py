@@ -19,6 +19,7 @@ from detengine.config.schema import (
     Config,
     LvisDefinition,
     VocDefinition,
+    YoloDefinition,
 )
 
 SCHEMA_FILE, PAGE_FILE = "config.schema.json", "configuration.md"
@@ -196,6 +197,7 @@ _FORMATS: tuple[type[BaseModel], ...] = (
     VocDefinition,
     CityscapesDefinition,
     LvisDefinition,
+    YoloDefinition,
 )
 
 

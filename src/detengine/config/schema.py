@@ -22,6 +22,7 @@ from detengine.config.field_types import (
     Images,
     IoU,
     Maybe,
+    MaybeText,
     Named,
     NoEffect,
     NonNegative,
@@ -45,6 +46,7 @@ Conventions: TypeAlias = Literal["maskrcnn_benchmark", "modern"]
 ITERATIONS = Unit("iterations")
 INTENSITY = Unit("TO_BGR255: 0..255, else 0..1")
 Intensity = Annotated[NonNegative, INTENSITY]
+Part: TypeAlias = Maybe[Pair[Fraction]]
 
 
 class CocoDefinition(Section):
@@ -55,6 +57,9 @@ class CocoDefinition(Section):
     """The folder of the images."""
     ANNOTATIONS: str
     """The json file."""
+    PART: Part = None
+    """(from, to): only these of all images, in an order drawn by their names, so that [0.0, 0.2]
+    and [0.2, 1.0] have none in common and an image more moves few others. None: all."""
 
 
 class CityscapesDefinition(Section):
@@ -71,6 +76,8 @@ class CityscapesDefinition(Section):
     """Take objects from the polygons (*_polygons.json) or the masks (*_instanceIds.png)."""
     MINI: Maybe[Images] = None
     """At most so many images, evenly spaced; None: all."""
+    PART: Part = None
+    """As of COCO's."""
 
 
 class VocDefinition(Section):
@@ -79,10 +86,16 @@ class VocDefinition(Section):
     FORMAT: Literal["voc"]
     ROOT: str
     """The folder that holds Annotations, ImageSets and JPEGImages."""
-    SPLIT: str
-    """A list in ImageSets/Main, without .txt."""
+    SPLIT: MaybeText = None
+    """A list in ImageSets/Main, without .txt; None: all that ANNOTATIONS holds."""
+    ANNOTATIONS: str = "Annotations"
+    """The folder of the xml files, in ROOT."""
+    IMAGES: str = "JPEGImages"
+    """The folder of the images, in ROOT."""
     CLASSES: Maybe[Several[str]] = None
     """The class names and their order; None: all that occur."""
+    PART: Part = None
+    """As of COCO's."""
 
 
 class LvisDefinition(Section):
@@ -93,10 +106,27 @@ class LvisDefinition(Section):
     """The folder of COCO's images, or the one that holds train2017 and val2017."""
     ANNOTATIONS: str
     """The json file."""
+    PART: Part = None
+    """As of COCO's."""
+
+
+class YoloDefinition(Section):
+    """A data set in YOLO's layout. Relative paths start at DATASETS.ROOT."""
+
+    FORMAT: Literal["yolo"]
+    IMAGES: str
+    """The folder of the images, with all folders in it, or a .txt file with a path on each line."""
+    LABELS: MaybeText = None
+    """The folder of the .txt files, laid out like IMAGES; None: of each image the folder labels in
+    place of the last one named images, or the image's own where there is none."""
+    CLASSES: OneOrMore[str]
+    """The class names, in the order of the labels' numbers, which begin at 0."""
+    PART: Part = None
+    """As of COCO's."""
 
 
 DatasetDefinition: TypeAlias = (
-    CocoDefinition | VocDefinition | CityscapesDefinition | LvisDefinition
+    CocoDefinition | VocDefinition | CityscapesDefinition | LvisDefinition | YoloDefinition
 )
 
 

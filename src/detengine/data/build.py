@@ -16,6 +16,7 @@ from detengine.config.schema import (
     Config,
     LvisDefinition,
     VocDefinition,
+    YoloDefinition,
 )
 from detengine.data.annotation_cache import cache_folder
 from detengine.data.annotations import FEW
@@ -25,11 +26,13 @@ from detengine.data.collate import collate
 from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingData
 from detengine.data.lvis import load_lvis
 from detengine.data.order import BatchOrder, RankBatchSampler
+from detengine.data.part import select_part
 from detengine.data.repeats import repeat_factors
 from detengine.data.shared_batches import SharedBatches
 from detengine.data.transforms import RandomCrop, make_resize
-from detengine.data.voc import IMAGE_FOLDER, load_voc
+from detengine.data.voc import load_voc
 from detengine.data.workers import ObservedData
+from detengine.data.yolo import load_yolo
 from detengine.distributed.comm import get_rank, get_world_size
 from detengine.structures.categories import merge_class_names, raise_if_classes_unknown
 from detengine.structures.ground_truth import GroundTruth
@@ -51,8 +54,11 @@ def _load_voc(
     definition: VocDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
 ) -> tuple[GroundTruth, Path]:
     folder = root / definition.ROOT
-    truth = load_voc(folder, definition.SPLIT, definition.CLASSES, name)
-    return truth, folder / IMAGE_FOLDER
+    truth = load_voc(
+        folder, definition.SPLIT, definition.CLASSES, name,
+        annotations=definition.ANNOTATIONS, images=definition.IMAGES,
+    )  # fmt: skip
+    return truth, folder / definition.IMAGES
 
 
 def _load_cityscapes(
@@ -73,11 +79,19 @@ def _load_lvis(
     return load_lvis(root / definition.ANNOTATIONS, images, name, cache=cache), images
 
 
+def _load_yolo(
+    definition: YoloDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
+) -> tuple[GroundTruth, Path]:
+    labels = None if definition.LABELS is None else root / definition.LABELS
+    return load_yolo(root / definition.IMAGES, labels, definition.CLASSES, name)
+
+
 FORMATS: dict[str, Callable[[Any, Path, str, bool, Path | None], tuple[GroundTruth, Path]]] = {
     "coco": _load_coco,
     "voc": _load_voc,
     "cityscapes": _load_cityscapes,
     "lvis": _load_lvis,
+    "yolo": _load_yolo,
 }
 """For each DatasetDefinition.FORMAT: the definition, the folder that relative paths start at, the
 data set's name, whether what only scoring asks for is wanted, and the folder that keeps what was
@@ -184,6 +198,8 @@ def load_truth(cfg: Config, name: str, *, for_scoring: bool) -> tuple[GroundTrut
     definition, root = find_definition(cfg.DATASETS, name)
     cache = cache_folder() if cfg.DATASETS.CACHE else None
     truth, image_folder = FORMATS[definition.FORMAT](definition, root, name, for_scoring, cache)
+    if definition.PART is not None:
+        truth = select_part(truth, definition.PART, name)
     if not len(truth):
         raise ValueError(
             f"data set {name!r} lists no images, but at least one is needed. Does "

@@ -10,6 +10,7 @@ METRICS_OF_FORMAT: dict[str, tuple[str, ...]] = {
     "voc": ("coco", "voc"),
     "cityscapes": ("coco", "cityscapes"),
     "lvis": ("lvis",),
+    "yolo": ("coco",),
 }
 """What TEST.METRICS is where it is not set, for each DatasetDefinition.FORMAT."""
 

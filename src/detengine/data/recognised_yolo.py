@@ -1,0 +1,94 @@
+"""YOLO's layout in a folder: by its data.yaml, or by images and labels of the same names."""
+
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from detengine.data.folder_listing import Listing, split_of
+from detengine.data.recognised_splits import FoundData
+from detengine.data.recognised_yolo_file import is_data_file, read_data_file
+from detengine.data.recognised_yolo_labels import definition_of, labels_of
+
+_MOST_FILES = 50
+"""Of YAML files that are looked at."""
+_FEW = 3
+_CLASS_FILES = (".names", "classes.txt")
+
+
+def find_yolo(listing: Listing, passed_over: list[str]) -> FoundData | None:
+    """As find_coco, of YOLO's files."""
+    described = {
+        path: values
+        for path in listing.with_suffix(".yaml", ".yml")[:_MOST_FILES]
+        if (values := _read_yaml(listing, path, passed_over)) is not None
+    }
+    if len(described) > 1:
+        raise ValueError(
+            f"{listing.root} holds several descriptions of YOLO data: {', '.join(described)}. "
+            "Take all but one away, or name the folder of the one that is meant."
+        )
+    if described:
+        [(path, values)] = described.items()
+        return read_data_file(listing, path, values)
+    return _without_description(listing, passed_over)
+
+
+def _read_yaml(listing: Listing, path: str, passed_over: list[str]) -> Mapping[str, Any] | None:
+    try:
+        values = yaml.safe_load(listing.path(path).read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        if posixpath.basename(path) in ("data.yaml", "dataset.yaml"):
+            raise ValueError(f"{listing.path(path)} is no valid YAML: {error}") from error
+        passed_over.append(f"{path} is no valid YAML")
+        return None
+    return values if is_data_file(values) else None
+
+
+def _without_description(listing: Listing, passed_over: list[str]) -> FoundData | None:
+    pairs = [
+        (folder, labels)
+        for folder in listing.files
+        if listing.images_in(folder)
+        and (labels := labels_of(listing, folder, only_here=True)) is not None
+    ]
+    if not pairs:
+        texts = listing.with_suffix(".txt")[:_FEW]
+        passed_over.extend(f"{path} is no YOLO label of an image" for path in texts)
+        return None
+    classes = _class_names(listing)
+    splits: dict[str, list[dict[str, object]]] = {}
+    for images, labels in pairs:
+        splits.setdefault(split_of(images) or "train", []).append(
+            definition_of(images, labels, classes)
+        )
+    if "train" not in splits:
+        if len(splits) > 1:
+            raise ValueError(
+                f"{listing.root} holds images with YOLO labels in "
+                f"{', '.join(images for images, _ in pairs)}, and none of these folders says by "
+                "its name that it is for training; rename it to train"
+            )
+        splits = {"train": next(iter(splits.values()))}
+    return FoundData(splits, classes)
+
+
+def _class_names(listing: Listing) -> tuple[str, ...]:
+    """The names that classes.txt or obj.names lists, one on each line."""
+    found: dict[tuple[str, ...], str] = {}
+    for path in listing.with_suffix(*_CLASS_FILES):
+        lines = listing.path(path).read_text(encoding="utf-8").splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
+        found.setdefault(names, path)
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        raise ValueError(
+            f"{' and '.join(found.values())} in {listing.root} name different classes; keep the "
+            "one that belongs to the labels"
+        )
+    raise ValueError(
+        f"{listing.root} holds images with YOLO labels, but no names of their classes. Put a "
+        "classes.txt there, with a name on each line, that of class 0 first; or a data.yaml."
+    )
