@@ -16,6 +16,7 @@ FLOORS = {
         "scoring",
         "rescoring",
         "expectations",
+        "choosing",
         "output_folder",
         "replaying",
         "cli",

@@ -10,6 +10,7 @@ from detengine.config.schema import (
     Config,
     LvisDefinition,
     VocDefinition,
+    YoloDefinition,
 )
 
 
@@ -20,7 +21,13 @@ def sections(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
             yield from sections(field.annotation)
 
 
-DEFINITIONS = [CocoDefinition, VocDefinition, CityscapesDefinition, LvisDefinition]
+DEFINITIONS = [
+    CocoDefinition,
+    VocDefinition,
+    CityscapesDefinition,
+    LvisDefinition,
+    YoloDefinition,
+]
 ALL_SECTIONS = [*sections(Config), *DEFINITIONS]
 
 

@@ -173,20 +173,37 @@ def _predecessors_folder() -> Path:
     return Path(os.environ.get("TORCH_MODEL_ZOO", home / "models")).expanduser()
 
 
+def find_kept(name: str) -> Path | None:
+    """As find_weights, of what is on this machine already: nothing is downloaded."""
+    source = find_source(name)
+    return Path(name) if source is None else _kept(source)
+
+
 def _find_or_fetch(source: Source) -> Path:
-    own = _own_place(source)
-    places = [own]
+    kept = _kept(source)
+    if kept is None:
+        kept = _own_place(source)
+        _fetch(source, kept, _places(source))
+    return kept
+
+
+def _kept(source: Source) -> Path | None:
+    for place in _places(source):
+        if place.is_file():
+            _raise_if_checksum_differs(place, source)
+            return place
+    return None
+
+
+def _places(source: Source) -> list[Path]:
+    """Where the file is looked for; in the first it is put."""
+    places = [_own_place(source)]
     if source.sha256 is not None or source.address.startswith(_SERVER):
         # elsewhere a file is known by its name alone, which is not enough for any other address
         places.append(_predecessors_folder() / source.file_name)
     if source.sha256 is not None:
         places.append(Path(torch.hub.get_dir()) / "checkpoints" / source.file_name)
-    for place in places:
-        if place.is_file():
-            _raise_if_checksum_differs(place, source)
-            return place
-    _fetch(source, own, places)
-    return own
+    return places
 
 
 def _own_place(source: Source) -> Path:

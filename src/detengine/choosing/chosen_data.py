@@ -1,0 +1,47 @@
+"""The part of a recipe that says what is trained on and what is learnt of it."""
+
+from typing import Any
+
+from detengine.choosing.recipe import Recipe
+from detengine.choosing.survey import Survey
+from detengine.data.recognition import RecognisedData
+
+_OUTLINES = 0.05
+"""From this fraction of masks that are no rectangles on, they are worth learning."""
+_FEW = 10
+
+
+def definitions_of(found: RecognisedData) -> dict[str, Any]:
+    """The keys of DATASETS that name what was recognised."""
+    keys: dict[str, Any] = {"DATASETS.ROOT": str(found.folder)}
+    keys |= {f"DATASETS.DEFINE.{name}": dict(each) for name, each in found.definitions.items()}
+    return keys | {"DATASETS.TRAIN": list(found.train), "DATASETS.TEST": list(found.val)}
+
+
+def put_data(recipe: Recipe, found: RecognisedData, numbers: Survey) -> None:
+    keys = definitions_of(found)
+    recipe.put("Relative paths start here.", {"DATASETS.ROOT": keys.pop("DATASETS.ROOT")})
+    recipe.put(" ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes), keys)
+    unseen = [name for name, count in numbers.class_counts.items() if not count]
+    if unseen:
+        used = [name for name, count in numbers.class_counts.items() if count]
+        why = f"Without {', '.join(unseen[:_FEW])}, of which there is no object to train on."
+        recipe.put(why, {"DATASETS.CLASSES": used})
+
+
+def task_of(numbers: Survey) -> tuple[str, str]:
+    """bbox, segm or keypoints, and why."""
+    objects, masks = numbers.objects, numbers.masks
+    also = " There are masks as well: MODEL.MASK_ON learns them too." if masks == objects else ""
+    if numbers.keypoints:
+        return "keypoints", f"Its one class has {numbers.keypoints} keypoints.{also}"
+    if not masks:
+        return "bbox", "There are boxes only."
+    if masks < objects:
+        return "bbox", (
+            f"Only {masks} of {objects} objects have a mask, so that boxes are learnt. With "
+            "MODEL.MASK_ON True those without are left out of training."
+        )
+    if numbers.outlines < _OUTLINES:
+        return "bbox", "All masks are the boxes' rectangles, so that boxes are learnt."
+    return "segm", f"All {objects} objects have a mask."

@@ -1,0 +1,75 @@
+"""The part of a recipe that says how long it is trained, and how often looked at."""
+
+import math
+import os
+from typing import Any
+
+from detengine.choosing.plans import Plan
+from detengine.choosing.recipe import Recipe
+from detengine.choosing.survey import Survey
+
+_EVALUATIONS = 5
+_SCORING_SHARE = 0.5
+"""Images scored on the way, relative to those trained on, at the most: each costs about a third."""
+_ROUND = 10
+_METRIC = {"bbox": "bbox/AP", "segm": "segm/AP", "keypoints": "keypoints/AP"}
+
+
+def put_schedule(recipe: Recipe, plan: Plan, numbers: Survey, kind: str, world_size: int) -> None:
+    """Everything under SOLVER, and how it is loaded and scored. kind: as `task_of` says."""
+    images = _batch(plan, world_size)
+    lr = plan.lr * (images / plan.images)
+    most = plan.most if kind == "bbox" else plan.most_masks
+    wanted = numbers.images * plan.epochs / images
+    iterations = _rounded(min(max(wanted, plan.least), most))
+    epochs = iterations * images / numbers.images
+    why = (
+        f"{numbers.images} images, {plan.epochs} times over, would be {wanted:.0f} iterations; "
+        f"between {plan.least} and {most} of them, it is {iterations}: {epochs:.0f} times over."
+    )
+    recipe.put("", {"DATALOADER.NUM_WORKERS": 1 if plan.is_small else _workers(world_size)})
+    recipe.put(why, {"SOLVER.MAX_ITER": iterations})
+    recipe.put(
+        "Another IMS_PER_BATCH scales learning rate and iterations by itself.",
+        {"SOLVER.IMS_PER_BATCH": images, "SOLVER.REFERENCE_IMS_PER_BATCH": images},
+    )
+    recipe.put("", {"SOLVER.BASE_LR": float(f"{lr:.4g}"), **plan.solver})
+    if "SOLVER.SCHEDULE" not in plan.solver:
+        keys: dict[str, Any] = {
+            "SOLVER.WARMUP_ITERS": min(1000, iterations // 10),
+            "SOLVER.STEPS": [round(iterations * 0.7), round(iterations * 0.9)],
+        }
+        recipe.put("", keys)
+    period = _period(iterations, images, numbers)
+    recipe.put(
+        f"Scored {iterations // period} times on {numbers.scored_images} images; the best weights "
+        "are model_best.pth.",
+        {
+            "SOLVER.TEST_PERIOD": period,
+            "SOLVER.CHECKPOINT_PERIOD": period,
+            "SOLVER.KEEP_CHECKPOINTS": 2,
+            "SOLVER.BEST_METRIC": _METRIC[kind],
+        },
+    )
+    if plan.is_small:
+        recipe.put("", {"TEST.IMS_PER_BATCH": 1 if world_size == 1 else world_size})
+
+
+def _batch(plan: Plan, world_size: int) -> int:
+    if plan.is_small:
+        return math.ceil(plan.images / world_size) * world_size
+    return plan.images * world_size
+
+
+def _period(iterations: int, images: int, numbers: Survey) -> int:
+    affordable = int(_SCORING_SHARE * iterations * images / max(1, numbers.scored_images))
+    return math.ceil(iterations / min(max(affordable, 1), _EVALUATIONS))
+
+
+def _rounded(iterations: float) -> int:
+    return max(_ROUND, round(iterations / _ROUND) * _ROUND)
+
+
+def _workers(world_size: int) -> int:
+    """Loading processes of each rank: the machine's cores among them, and no more than are used."""
+    return max(1, min(8, (os.cpu_count() or 1) // world_size - 1))

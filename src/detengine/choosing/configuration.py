@@ -1,0 +1,130 @@
+"""A configuration for a folder of data: what is there, which model suits it, and for how long."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detengine.choosing.chosen_data import definitions_of, put_data, task_of
+from detengine.choosing.chosen_model import put_model
+from detengine.choosing.chosen_schedule import put_schedule
+from detengine.choosing.plans import DEFAULT_WEIGHTS, plan_for
+from detengine.choosing.recipe import Recipe
+from detengine.choosing.survey import Survey, survey
+from detengine.choosing.weights import FROM_SCRATCH, Start, default_start, named_start
+from detengine.config.field_types import value_of_text
+from detengine.config.load import load_config, parse_config
+from detengine.config.schema import Config
+from detengine.data.build import load_truth
+from detengine.data.recognition import RecognisedData, recognise
+from detengine.distributed.launch import resolve_device
+
+FILE_NAME = "recipe.yaml"
+"""Under which a run keeps what was chosen for it."""
+_FEW = 10
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A configuration, and the same as the text of a file, with what each value was chosen by.
+
+    summary: lines for a terminal; warning: further ones, where it starts from scratch for want of
+    weights.
+    """
+
+    cfg: Config
+    text: str
+    data: RecognisedData
+    summary: tuple[str, ...]
+    warning: tuple[str, ...]
+
+
+def configuration_for(
+    folder: str | Path,
+    *,
+    weights: str | None = None,
+    overrides: Sequence[str] = (),
+    output_dir: str | Path | None = None,
+    may_download: bool = True,
+) -> Chosen:
+    """Recognise what the folder holds, and choose everything that a training of it needs.
+
+    A function of the folder's files, this machine's kind of device, and the weights that are to be
+    had. weights: as MODEL.WEIGHT; "" for none; None for the usual ones, if they are here or, with
+    may_download, can be fetched now. overrides: KEY VALUE pairs that win over the choice.
+    Raises ValueError or OSError, each with the cure.
+    """
+    found = recognise(folder)
+    numbers = _survey(found)
+    given = dict(zip(overrides[::2], overrides[1::2], strict=False))
+    device = _device(given.get("MODEL.DEVICE", "auto"))
+    task = task_of(numbers)
+    start, warning = _start(weights, DEFAULT_WEIGHTS[device, task[0]], may_download)
+    plan = plan_for(device, has_weights=bool(start.weights), is_detector=start.is_detector)
+    recipe = Recipe()
+    recipe.put("", {"CONVENTIONS": "modern"})
+    if output_dir is not None:
+        recipe.put("", {"OUTPUT_DIR": str(output_dir)})
+    put_data(recipe, found, numbers)
+    put_model(recipe, plan, start, numbers, task)
+    put_schedule(recipe, plan, numbers, task[0], int(os.environ.get("WORLD_SIZE", "1")))
+    cfg = load_config(None, [*recipe.overrides(), *overrides])
+    for key, value in given.items():
+        recipe.put("Given on the command line.", {key: value_of_text(value)})
+    summary = _summary(cfg, found, numbers, start, task[1])
+    text = recipe.text([*summary, *warning])
+    return Chosen(parse_config(text, source=FILE_NAME), text, found, summary, warning)
+
+
+def _survey(found: RecognisedData) -> Survey:
+    draft = Recipe()
+    draft.put("", {"CONVENTIONS": "modern", **definitions_of(found)})
+    cfg = load_config(None, draft.overrides())
+    trained_on, scored = (
+        [load_truth(cfg, name, for_scoring=False)[0] for name in names]
+        for names in (found.train, found.val)
+    )
+    return survey(trained_on, scored)
+
+
+def _device(setting: str) -> str:
+    """cpu or gpu, for the plans; Apple's GPU counts as the former."""
+    return "gpu" if resolve_device(setting).type == "cuda" else "cpu"
+
+
+def _start(weights: str | None, usual: str, may_download: bool) -> tuple[Start, tuple[str, ...]]:
+    """Where training begins, and what to say where it is not where it would do best."""
+    if weights:
+        return named_start(weights), ()
+    if weights is not None:
+        return FROM_SCRATCH, ()
+    start, reason = default_start(usual, may_download=may_download)
+    if start is not None:
+        return start, ()
+    return FROM_SCRATCH, (
+        f"WARNING: training starts from scratch, because {usual} could not be had, and from "
+        "pretrained weights it would end better and sooner.",
+        f"Reason: {reason}",
+        "To do better: --weights FILE, with any weights of a ResNet or a detector.",
+    )
+
+
+def _summary(
+    cfg: Config, found: RecognisedData, numbers: Survey, start: Start, task: str
+) -> tuple[str, ...]:
+    counts = [f"{name} {count}" for name, count in numbers.class_counts.items() if count]
+    more = f", ... {len(counts) - _FEW} more" if len(counts) > _FEW else ""
+    solver = cfg.SOLVER
+    model = "Mask" if cfg.MODEL.MASK_ON else "Keypoint" if cfg.MODEL.KEYPOINT_ON else "Faster"
+    epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / numbers.images
+    lines = [
+        f"Data: {found.format} in {found.folder}; {numbers.images} images to train on with "
+        f"{numbers.objects} objects, {numbers.scored_images} to score on.",
+        f"Classes: {', '.join(counts[:_FEW])}{more}. {task}",
+        *(f"Note: {note}." for note in found.notes),
+        f"Model: {model} R-CNN, {cfg.MODEL.BACKBONE.CONV_BODY}, images of "
+        f"{cfg.INPUT.MIN_SIZE_TEST} pixels; from {start.weights or 'scratch'}.",
+        f"Schedule: {solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images "
+        f"({epochs:.0f} times over all), scored every {solver.TEST_PERIOD}.",
+    ]
+    return tuple(lines)
