@@ -41,12 +41,24 @@ def load(
     config: str | Path | Config | None = None,
     class_names: Sequence[str] | None = None,
     best: bool = False,
+    batch_size: int = 1,
 ) -> Predictor:
-    """A Predictor, of a run, a checkpoint or a published name; arguments as `load_model`."""
+    """A Predictor, of a run, a checkpoint or a published name; all but batch_size as `load_model`.
+
+    What it finds is what an evaluation of the same weights finds in batches of batch_size, boxes
+    being continuous under any conventions. In a batch of several, images are padded to the largest,
+    which moves the last digits.
+    """
     loaded = load_model(
         run_or_weights, device=device, config=config, class_names=class_names, best=best
     )
-    return Predictor(loaded.cfg, loaded.model, class_names=loaded.class_names)
+    return Predictor(
+        loaded.cfg,
+        loaded.model,
+        class_names=loaded.class_names,
+        batch_size=batch_size,
+        continuous_boxes=True,
+    )
 
 
 def load_model(

@@ -45,8 +45,8 @@ def test_no_pictures_give_no_predictions(predictor: Predictor) -> None:
 @pytest.mark.parametrize(
     "picture",
     [
-        np.zeros((4, 4), np.uint8),
-        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((3, 4, 5), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
         np.zeros((4, 4, 3), np.float32),
         np.zeros((0, 4, 3), np.uint8),
     ],

@@ -47,6 +47,14 @@ def read_image(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def image_of(picture: Image.Image) -> Tensor:
+    """An open picture as `read_image` gives it. Raises ValueError where it cannot be decoded."""
+    try:
+        return torch.from_numpy(_as_rgb(_upright(picture))).permute(2, 0, 1)
+    except _BROKEN_FILE as error:
+        raise ValueError(f"the picture {picture!r} cannot be read: {error}") from error
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright picture, from its header alone. Errors as `read_image`."""
     try:

@@ -53,3 +53,11 @@ def _other_side(name: str) -> str:
 
 COCO_PERSON_MIRROR = _mirror_of_names(COCO_PERSON_KEYPOINTS)
 """As `mirror_of_keypoints` gives it."""
+
+COCO_PERSON_SKELETON = (
+    *((0, 1), (0, 2), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6)),  # the head, down to the shoulders
+    *((5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),  # the arms
+    *((5, 11), (6, 12), (11, 12)),  # the trunk
+    *((11, 13), (13, 15), (12, 14), (14, 16)),  # the legs
+)
+"""Which keypoints a line connects: the `skeleton` of COCO's person category, counted from 0."""

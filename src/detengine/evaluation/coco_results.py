@@ -165,7 +165,7 @@ def write_coco_results(
         with temporary.open("wb") as file:
             separator = b"[\n"
             for image_id, prediction in load_predictions(folder):
-                for entry in _entries_of(image_id, prediction, iou_type, category_of_label):
+                for entry in coco_entries(image_id, prediction, (iou_type,), category_of_label):
                     file.write(separator + orjson.dumps(entry))
                     separator = b",\n"
             file.write(b"\n]\n" if separator == b",\n" else b"[]\n")
@@ -178,25 +178,37 @@ def remove_coco_results(folder: str | Path) -> None:
         (Path(folder) / f"{iou_type}.json").unlink(missing_ok=True)
 
 
-def _entries_of(
-    image_id: int, prediction: Prediction, iou_type: str, category_of_label: Sequence[int | None]
+def coco_entries(
+    image_id: int,
+    prediction: Prediction,
+    iou_types: Sequence[str],
+    category_of_label: Sequence[int | None],
 ) -> Iterator[dict[str, Any]]:
-    parts: Sequence[Any]
-    if iou_type == "bbox":
-        boxes = prediction.boxes_xyxy
-        parts = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
-    elif iou_type == "segm":
-        rles = prediction.rles or []
-        parts = [{"size": each["size"], "counts": each["counts"].decode()} for each in rles]
-    else:
-        points = prediction.keypoints
-        parts = [] if points is None else points.flatten(1).tolist()
-    labels = [] if prediction.labels is None else prediction.labels.tolist()
-    for label, score, part in zip(labels, prediction.scores.tolist(), parts, strict=True):
+    """One entry of a result file for each detection, with its part for each of iou_types.
+
+    prediction: encoded, with continuous boxes; proposals, which are of no class, have the label 1.
+    category_of_label: the category id of each label 0..K; detections without one are left out.
+    """
+    labels = [1] * len(prediction) if prediction.labels is None else prediction.labels.tolist()
+    parts = [_parts_of(prediction, iou_type) for iou_type in iou_types]
+    names = [PART_OF_IOU_TYPE[iou_type] for iou_type in iou_types]
+    for label, score, *own in zip(labels, prediction.scores.tolist(), *parts, strict=True):
         category_id = category_of_label[label]
         if category_id is not None:
             entry = {"image_id": image_id, "category_id": category_id}
-            yield {**entry, PART_OF_IOU_TYPE[iou_type]: part, "score": score}
+            yield {**entry, **dict(zip(names, own, strict=True)), "score": score}
+
+
+def _parts_of(prediction: Prediction, iou_type: str) -> Sequence[Any]:
+    """What stands in each detection's entry for one of the kinds."""
+    if iou_type == "bbox":
+        boxes = prediction.boxes_xyxy
+        return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    if iou_type == "segm":
+        rles = prediction.rles or []
+        return [{"size": each["size"], "counts": each["counts"].decode()} for each in rles]
+    points = prediction.keypoints
+    return [] if points is None else points.flatten(1).tolist()
 
 
 def _read(path: Path) -> list[Entry]:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from detengine.report.skeleton import draw_skeleton
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
 from detengine.structures.rle import RLE, decode_counts
@@ -46,19 +47,25 @@ def draw_prediction(
     scores: Tensor | None = None,
     *,
     masks: Masks | None = None,
+    keypoints: Tensor | None = None,
+    skeleton: Sequence[tuple[int, int]] = (),
     colours: Sequence[int] | None = None,
+    scale: float | None = None,
 ) -> Image.Image:
     """The image with its objects: translucent masks with outlines, or, without masks, boxes.
 
-    image: uint8[3, H, W], RGB; shown with a shorter side of at least 480 pixels, a longer one of at
-    most 1600. boxes_xyxy: float[N, 4], pixels of the image. labels: int64[N], 1..K.
-    masks: N masks of the whole image, uint8 or bool[N, H, W] or RLEs.
+    image: uint8[3, H, W], RGB; shown scale times as large; None: with a shorter side of at least
+    480 pixels, a longer one of at most 1600. boxes_xyxy: float[N, 4], pixels of the image.
+    labels: int64[N], 1..K. masks: N masks of the whole image, uint8 or bool[N, H, W] or RLEs.
+    keypoints: float[N, J, 3] as x, y, visibility, drawn where that is not 0, with a line for each
+    pair of the skeleton.
     colours: each object's number in the palette; None gives each class its own, or each object,
     where there is one class. Names are written where there are several classes, scores where there
     are at most 40 objects.
     """
     height, width = image.shape[1:]
-    scale = min(max(1.0, _SHORT_SIDE / min(height, width)), _LONG_SIDE / max(height, width))
+    if scale is None:
+        scale = min(max(1.0, _SHORT_SIDE / min(height, width)), _LONG_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     picture = picture.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
@@ -74,6 +81,9 @@ def draw_prediction(
             _draw_box(layer, boxes[n], shades[n])
         else:
             _draw_mask(layer, _dense(masks[n]), shades[n])
+        if keypoints is not None:
+            points = keypoints[n] * torch.tensor([scale * _OVERSAMPLING] * 2 + [1.0])
+            draw_skeleton(layer, points.tolist(), skeleton, shades[n], _line_width(layer))
     picture.alpha_composite(layer.reduce(_OVERSAMPLING))
     texts = _texts(labels, class_names, scores)
     for n in order:

@@ -78,7 +78,10 @@ class Prediction:
         """The detections that have one of these labels."""
         if self.labels is None:
             raise ValueError("the prediction has no labels: proposals are of no class")
-        rows = torch.isin(self.labels, torch.tensor(labels)).nonzero()[:, 0]
+        return self.select(torch.isin(self.labels, torch.tensor(labels)).nonzero()[:, 0])
+
+    def select(self, rows: Tensor) -> "Prediction":
+        """Some of the detections, in the order given. rows: int64[n], each in 0..N - 1."""
         kept: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[rows]
             for name in ("labels", "mask_probs", "keypoints", "keypoint_scores")
