@@ -12,6 +12,8 @@ FLOORS = {
     3: {
         "run",
         "loading",
+        "predicting",
+        "picture_files",
         "start",
         "scoring",
         "rescoring",

@@ -136,7 +136,7 @@ def open_predictions(
         class_names = load_class_names(path)
         predictions = _of_part(load_predictions(path), truth, chosen, class_names)
         return OpenPredictions(class_names, iou_types or ("bbox",), predictions)
-    found = CocoResults(path)
+    found = CocoResults(path, truth)
     found.raise_if_foreign(truth)
     iou_types, class_names = iou_types or found.iou_types(), chosen.categories.names
     detections = found.detections(Truth(chosen, class_names), iou_types)

@@ -9,6 +9,7 @@ import typer
 from detengine.cli.app import EXIT_ERROR, app
 from detengine.cli.scoring_commands import scoring
 from detengine.cli.training_commands import training
+from detengine.cli.using_commands import using
 from detengine.distributed.report import (
     PeerFailedError,
     is_said_by_another,
@@ -20,13 +21,14 @@ from detengine.distributed.report import (
 
 app.add_typer(training)
 app.add_typer(scoring)
+app.add_typer(using)
 
 DEBUG = "--debug"
 
 MEMORY_CURE = (
     "The memory is not enough. In training, lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE; "
-    "in scoring, lower TEST.IMS_PER_BATCH; or make the images (INPUT.MAX_SIZE_TRAIN, "
-    "MAX_SIZE_TEST) or the model smaller."
+    "in scoring, lower TEST.IMS_PER_BATCH, in predicting --batch-size; or make the images "
+    "(INPUT.MAX_SIZE_TRAIN, MAX_SIZE_TEST) or the model smaller."
 )
 
 

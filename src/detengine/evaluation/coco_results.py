@@ -22,6 +22,7 @@ from detengine.evaluation.coco_entries import (
     size_of_mask,
     whole_number_of,
 )
+from detengine.evaluation.described_results import in_ids_of, is_described
 from detengine.evaluation.detections import Detections, no_detections
 from detengine.evaluation.predictions_file import load_predictions
 from detengine.evaluation.truth import Truth
@@ -35,12 +36,14 @@ _LISTED = 10
 class CocoResults:
     """The entries of a result file by image, in the file's order.
 
+    ground_truth: needed for a file that says what its ids mean (`described_results`), whose entries
+    are those of the images and classes of the same names.
     Raises FileNotFoundError, or ValueError for what is no result file, naming it and the entry.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, ground_truth: GroundTruth | None = None) -> None:
         self.path = Path(path)
-        self._entries = _read(self.path)
+        self._entries = _read(self.path, ground_truth)
         self._of_image: dict[int, list[int]] = {}
         for number, entry in enumerate(self._entries):
             image_id = whole_number_of(self.path, number, entry, "image_id")
@@ -211,7 +214,7 @@ def _parts_of(prediction: Prediction, iou_type: str) -> Sequence[Any]:
     return [] if points is None else points.flatten(1).tolist()
 
 
-def _read(path: Path) -> list[Entry]:
+def _read(path: Path, ground_truth: GroundTruth | None) -> Sequence[Entry]:
     if not path.is_file():
         raise FileNotFoundError(f"there are no predictions at {path}: it does not exist")
     data = path.read_bytes()
@@ -222,6 +225,8 @@ def _read(path: Path) -> list[Entry]:
             f"{path} is no complete JSON file ({len(data)} bytes): {error}. Was its writing cut "
             "off? (NaN and Infinity are no JSON, either.)"
         ) from error
+    if ground_truth is not None and is_described(content):
+        return in_ids_of(path, content, ground_truth)
     if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
         given = type(content).__name__
         if isinstance(content, list):
