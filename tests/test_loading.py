@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file as save_safetensors
 
 from detengine.checkpoint import catalog
@@ -12,9 +14,10 @@ from detengine.checkpoint.files import load_file, save_file
 from detengine.config.load import load_config, replace
 from detengine.config.published import config_of_torchvision
 from detengine.config.schema import Config
+from detengine.evaluation.predictions_file import load_predictions
 from detengine.loading import LoadedModel, load, load_model
 from detengine.modeling.build import build_detection_model
-from detengine.run import train
+from detengine.run import evaluate, train
 
 CLASSES = ("disc", "bar", "wedge")
 
@@ -109,6 +112,40 @@ def test_a_safetensors_file_of_foreign_weights_is_read_with_a_configuration(
     save_safetensors({name: value.contiguous() for name, value in weights.items()}, path)
     state = load_model(path, device="cpu", config=cfg).model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in weights.items())
+
+
+# What it finds
+
+
+@pytest.mark.parametrize("inclusive_pixels", [False, True])
+def test_a_picture_alone_gives_what_an_evaluation_in_batches_of_one_gives(
+    run_folder: Path, cfg: Config, tmp_path: Path, inclusive_pixels: bool
+) -> None:
+    """To the last bit, whatever kind of picture is given."""
+    changes = {
+        "OUTPUT_DIR": str(tmp_path),
+        "TEST.IMS_PER_BATCH": 1,
+        "TEST.PICTURES": 0,
+        "MODEL.ROI_HEADS.SCORE_THRESH": 0.0,
+        "MODEL.ARITHMETIC.INCLUSIVE_PIXELS": inclusive_pixels,
+    }
+    cfg = replace(cfg, changes)
+    evaluate(cfg, run_folder / "model_final.pth")
+    predictor = load(run_folder / "model_final.pth", device="cpu", config=cfg)
+    images = Path(cfg.DATASETS.ROOT) / "images"
+    for image_id, stored in load_predictions(tmp_path / "inference/shapes_val"):
+        path = images / f"val_{image_id - 100}.jpg"
+        pixels = np.asarray(Image.open(path))
+        planes = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        assert len(stored)
+        for picture in (path, Image.open(path), pixels, planes):
+            found = predictor(picture)
+            assert torch.equal(found.boxes_xyxy, stored.boxes_xyxy)
+            assert torch.equal(found.scores, stored.scores)
+            assert stored.labels is not None
+            assert found.labels is not None
+            assert torch.equal(found.labels, stored.labels)
+            assert found.rles == stored.rles
 
 
 # What is not there

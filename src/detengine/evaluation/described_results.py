@@ -96,8 +96,19 @@ def in_ids_of(path: Path, content: Mapping[str, Any], truth: GroundTruth) -> lis
     """The entries with the ids of the truth's images and categories of the same names.
 
     An image's name is its path; where that is none of the truth's, the last part of it, if no other
-    image has it. Raises ValueError, naming the file, for images and classes that the truth has not.
+    image has it. Raises ValueError, naming the file, for images and classes that the truth has not,
+    and for a file that was written by somebody else.
     """
+    try:
+        return _in_ids_of(path, content, truth)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not as `detengine predict` writes it: an entry, an image or a category of "
+            f"it lacks something, or refers to what is not there ({error!r})"
+        ) from error
+
+
+def _in_ids_of(path: Path, content: Mapping[str, Any], truth: GroundTruth) -> list[dict[str, Any]]:
     image_ids = _image_ids(path, content["images"], truth)
     id_of_name = dict(zip(truth.categories.names, truth.categories.ids, strict=True))
     names = {each["id"]: each["name"] for each in content["categories"]}
