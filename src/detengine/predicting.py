@@ -2,8 +2,8 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,11 +79,12 @@ def predict(
     tally = Tally()
     job = _Job(predictor, folder, options, tally)
     with DescribedResultsWriter(folder / RESULTS, predictor.class_names) as results:
-        for file, result in job.pictures(files.pictures):
-            job.take(results, file.name, result)
-            tally.pictures += 1
-            if options.draws:
-                job.save_picture(file, result)
+        with closing(job.pictures(files.pictures)) as found:
+            for file, result in found:
+                job.take(results, file.name, result)
+                tally.pictures += 1
+                if options.draws:
+                    job.save_picture(file, result)
         for video in files.videos:
             job.predict_video(video, results)
     return tally
@@ -111,11 +112,11 @@ class _Job:
 
     def pictures(
         self, files: Sequence[PictureFile]
-    ) -> Iterator[tuple[PictureFile, DetectionResult]]:
+    ) -> Generator[tuple[PictureFile, DetectionResult]]:
         """Each picture that can be read, and what is in it."""
         waiting: deque[PictureFile] = deque()
 
-        def read() -> Iterator[Tensor]:
+        def read() -> Generator[Tensor]:
             for file in track(files, "predicting"):
                 try:
                     image = read_image(file.path)
@@ -125,8 +126,9 @@ class _Job:
                     waiting.append(file)
                     yield image
 
-        for result in self._stream(read()):
-            yield waiting.popleft(), result
+        with closing(read()) as images:  # and with it the progress bar, also after Ctrl-C
+            for result in self._stream(images):
+                yield waiting.popleft(), result
 
     def take(
         self, results: DescribedResultsWriter, name: str, result: DetectionResult, **more: float
@@ -157,15 +159,16 @@ class _Job:
             place = place.with_name(f"{place.name}.mp4")
         waiting: deque[Frame] = deque()
 
-        def read() -> Iterator[Tensor]:
+        def read() -> Generator[Tensor]:
             for frame in track(reader, f"predicting {file.name}", reader.announced):
                 waiting.append(frame)
                 yield frame.image
 
         with ExitStack() as stack:
             stack.enter_context(reader)
+            images = stack.enter_context(closing(read()))
             writer = None
-            for result in self._stream(read()):
+            for result in self._stream(images):
                 frame = waiting.popleft()
                 self.take(
                     results, file.name, result, frame=frame.number, seconds=round(frame.seconds, 6)

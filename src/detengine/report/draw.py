@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from detengine.report.mask_columns import MaskColumns, columns_of
 from detengine.report.skeleton import draw_skeleton
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
-from detengine.structures.rle import RLE, decode_counts
+from detengine.structures.rle import RLE
 
 Colour = tuple[int, int, int]
 Masks = Tensor | Sequence[RLE]
@@ -80,7 +80,7 @@ def draw_prediction(
         if masks is None:
             _draw_box(layer, boxes[n], shades[n])
         else:
-            _draw_mask(layer, _dense(masks[n]), shades[n])
+            _draw_mask(layer, columns_of(masks[n]), shades[n], (height, width))
         if keypoints is not None:
             points = keypoints[n] * torch.tensor([scale * _OVERSAMPLING] * 2 + [1.0])
             draw_skeleton(layer, points.tolist(), skeleton, shades[n], _line_width(layer))
@@ -192,15 +192,19 @@ def _draw_box(layer: Image.Image, box: list[float], colour: Colour) -> None:
     )
 
 
-def _draw_mask(layer: Image.Image, mask: NDArray[np.bool_], colour: Colour) -> None:
-    """Fill the mask translucently and outline it. mask: bool[H, W] of the image."""
+def _draw_mask(
+    layer: Image.Image, columns_of_mask: MaskColumns, colour: Colour, image_size: tuple[int, int]
+) -> None:
+    """Fill the mask translucently and outline it. image_size: (height, width)."""
+    mask = columns_of_mask.inside
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return
-    top, left = int(rows[0]), int(columns[0])
+    top, left = int(rows[0]), columns_of_mask.first + int(columns[0])
     # One pixel of nothing all around, so that the outline closes at the mask's edges too.
-    part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.uint8) * 255
-    scale_x, scale_y = layer.width / mask.shape[1], layer.height / mask.shape[0]
+    own = mask[top : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    part = np.pad(own, 1).astype(np.uint8) * 255
+    scale_x, scale_y = layer.width / image_size[1], layer.height / image_size[0]
     size = max(1, round(part.shape[1] * scale_x)), max(1, round(part.shape[0] * scale_y))
     # Blurred over a pixel of the image, which takes the stairs from the outline.
     smooth = Image.fromarray(part).resize(size, Image.Resampling.BILINEAR)
@@ -218,17 +222,6 @@ def _stamp(layer: Image.Image, stamp: Image.Image, x: int, y: int) -> None:
     """Lay a picture over the layer, also where it reaches beyond its top or left edge."""
     inside = max(0, -x), max(0, -y)
     layer.alpha_composite(stamp, (max(0, x), max(0, y)), inside)
-
-
-def _dense(mask: Tensor | RLE) -> NDArray[np.bool_]:
-    """The mask as bool[H, W]; of an annotation without a mask (no counts), an empty one."""
-    if isinstance(mask, Tensor):
-        return mask.bool().cpu().numpy()
-    if not mask["counts"]:
-        return np.zeros(mask["size"], dtype=np.bool_)
-    runs = decode_counts(mask["counts"])
-    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return pixels.reshape(mask["size"][::-1]).T
 
 
 def _line_width(layer: Image.Image) -> float:
