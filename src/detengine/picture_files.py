@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from detengine.data.folder_listing import IMAGE_SUFFIXES
 from detengine.data.video import VIDEO_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
-"""What is taken for a picture in a folder; a file that is named itself is whatever it is."""
 _WILD = frozenset("*?[")
 
 
@@ -35,8 +34,9 @@ class FoundFiles(NamedTuple):
 def find_pictures(given: Sequence[str], *, beside: Path) -> FoundFiles:
     """All pictures and videos that are named, each once, in the order of the names given.
 
-    given: files; folders, which are searched with all that are in them, but for hidden ones; and
-    patterns such as "scans/**/*.png", if the shell has not resolved them. beside: a folder whose
+    given: files, which are pictures whatever they are called, if they have no video's suffix;
+    folders, of which files with known suffixes are taken, with all folders in them, but for hidden
+    ones; and patterns such as "scans/**/*.png", if the shell has not resolved them. beside: a folder whose
     files are none of them, because it is written to.
     Raises FileNotFoundError for a name without a file, ValueError where nothing is found.
     """
