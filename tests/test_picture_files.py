@@ -59,6 +59,13 @@ def test_what_is_written_is_not_read_again(folder: Path) -> None:
     assert [each.name for each in found.pictures] == ["1.jpg", "2.PNG"]
 
 
+def test_an_original_is_not_replaced_by_its_drawing(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"a/1\.jpg is in the folder that is written to, a, where"):
+        find_pictures(["a/1.jpg"], beside=Path("a"))
+    with pytest.raises(ValueError, match=r"b/c/3\.tif is in the folder that is written to"):
+        find_pictures(["b/c/3.tif"], beside=folder / "b")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -36,16 +36,23 @@ def find_pictures(given: Sequence[str], *, beside: Path) -> FoundFiles:
 
     given: files, which are pictures whatever they are called, if they have no video's suffix;
     folders, of which files with known suffixes are taken, with all folders in them, but for hidden
-    ones; and patterns such as "scans/**/*.png", if the shell has not resolved them. beside: a folder whose
-    files are none of them, because it is written to.
-    Raises FileNotFoundError for a name without a file, ValueError where nothing is found.
+    ones; and patterns such as "scans/**/*.png", if the shell has not resolved them.
+    beside: the folder that is written to, whose files are none of them.
+    Raises FileNotFoundError for a name without a file; ValueError where nothing is found, or where
+    a file is named that is in the folder that is written to.
     """
     paths: dict[str, None] = {}
-    passed_over = 0
+    passed_over, output = 0, os.path.abspath(beside)  # noqa: PTH100
     for each in given:
-        found, others = _files_of(each, os.path.abspath(beside))  # noqa: PTH100
+        found, others = _files_of(each, output)
         paths |= dict.fromkeys(found)
         passed_over += others
+    inside = [path for path in paths if path.startswith(f"{output}{os.sep}")]
+    if inside:
+        raise ValueError(
+            f"{inside[0]} is in the folder that is written to, {beside}, where it could be "
+            "replaced by its drawing. Name another folder by --output-dir."
+        )
     common = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
     files = [PictureFile(Path(path), Path(path).relative_to(common).as_posix()) for path in paths]
     pictures = [each for each in files if not each.is_video]

@@ -57,14 +57,13 @@ class Tally:
         return f"{' and '.join(seen) or 'no picture'}: {counted or 'nothing found'}"
 
 
-def prepare_folder(path: Path, *, overwrite: bool) -> Path:
-    """The folder that is written to. Raises FileExistsError if it holds anything already."""
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
+def raise_if_not_empty(path: Path) -> None:
+    """Raise FileExistsError if the folder that is to be written to holds anything already."""
+    if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(
             f"{path} holds files already. Name another folder by --output-dir, or add --overwrite "
             "to replace those of the same names; the others stay."
         )
-    return make_output_folder(path)
 
 
 def predict(
@@ -72,10 +71,12 @@ def predict(
 ) -> Tally:
     """Predict on all files, and write into the folder what was found; gives what was done.
 
-    Each picture is drawn under its own name, a video as an mp4; predictions.json has all
-    detections (see `described_results`). What cannot be read is noted, and the others are done.
-    However it ends, the json and a begun video are whole.
+    The folder is made if need be; files of the same names are replaced. Each picture is drawn under
+    its own name, a video as an mp4; predictions.json has all detections (see `described_results`).
+    What cannot be read is noted, and the others are done. However it ends, the json and a begun
+    video are whole.
     """
+    make_output_folder(folder)
     tally = Tally()
     job = _Job(predictor, folder, options, tally)
     with DescribedResultsWriter(folder / RESULTS, predictor.class_names) as results:
@@ -105,6 +106,8 @@ def raise_if_incomplete(tally: Tally, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Job:
+    """One call of `predict`: what it takes, and what it keeps count in."""
+
     predictor: Predictor
     folder: Path
     options: PredictingOptions

@@ -77,7 +77,7 @@ def test_of_a_video_that_was_cut_short_what_is_there_comes_and_the_rest_is_said(
     assert 0 < len(frames) < 20
     assert reader.problem is not None
     assert f"{len(frames)} frames of {path} could be decoded" in reader.problem
-    assert "it says that it has 20 frames" in reader.problem
+    assert "it says that it has 20: it is cut short" in reader.problem
 
 
 def test_what_is_no_video_is_refused(write_video: WriteVideo, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from detengine.predicting import (
     RESULTS,
     PredictingOptions,
     predict,
-    prepare_folder,
     raise_if_incomplete,
+    raise_if_not_empty,
 )
 
 _TILE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?")
@@ -46,22 +46,23 @@ def predict_files(
     files = find_pictures(inputs, beside=output_dir)
     if files.videos:
         import_av(f"reading the video {files.videos[0].path}")
+    if not overwrite:
+        raise_if_not_empty(output_dir)
     with nullcontext() if prints_json else logging_to(None):
-        folder = prepare_folder(output_dir, overwrite=overwrite)
         predictor = load(run_or_weights, device=device, config=config_file, best=best)
         try:
-            tally = predict(predictor, files, folder, options)
+            tally = predict(predictor, files, output_dir, options)
         except KeyboardInterrupt:
-            typer.echo(f"Stopped: {folder / RESULTS} has what was found until then.", err=True)
+            typer.echo(f"Stopped: {output_dir / RESULTS} has what was found until then.", err=True)
             raise
     if prints_json:
-        sys.stdout.buffer.write((folder / RESULTS).read_bytes())
+        sys.stdout.buffer.write((output_dir / RESULTS).read_bytes())
     else:
         passed_over = f" (passed over: files of other kinds, {files.passed_over})"
         said = f"{tally}, from score {score_threshold:g}"
         typer.echo(f"{said}{passed_over * (files.passed_over > 0)}")
-        typer.echo(f"wrote {folder / RESULTS}{' and the drawn pictures beside it' * draws}")
-    raise_if_incomplete(tally, folder)
+        typer.echo(f"wrote {output_dir / RESULTS}{' and the drawn pictures beside it' * draws}")
+    raise_if_incomplete(tally, output_dir)
 
 
 def tile_of(given: str | None) -> tuple[int, int] | None:

@@ -44,8 +44,8 @@ class VideoReader:
     """The frames of a file's first video stream, decoded one by one.
 
     rate: frames a second, as the file says. announced: how many frames there should be; None where
-    the file does not say. problem: after the last frame, why there are fewer than there should be,
-    or fewer than were sent; None if there are not.
+    the file does not say. problem: after the last frame, what is amiss with the file: it has less
+    than it announces, or damaged parts; None if nothing is.
     Raises ImportError without PyAV, FileNotFoundError, and ValueError, naming the file, for one
     that holds no video that can be opened.
     """
@@ -79,7 +79,7 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        number, damaged = 0, 0
+        number, packets_read, damaged = 0, 0, 0
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -93,22 +93,24 @@ class VideoReader:
                 continue
             if packet is None:
                 break
+            packets_read += packet.size > 0
             for frame in decoded:
                 time = number if frame.pts is None else frame.pts
                 base = 1 / self.rate if frame.pts is None else frame.time_base
                 yield Frame(_upright(frame), number, time, base)
                 number += 1
-        self.problem = self._what_is_missing(number, damaged)
+        self.problem = self._what_is_missing(number, packets_read, damaged)
 
-    def _what_is_missing(self, decoded: int, damaged: int) -> str | None:
-        missing = [f"{damaged} of its packets are damaged"] * (damaged > 0)
-        if self.announced is not None and decoded < self.announced:
-            missing.append(f"it says that it has {self.announced} frames")
-        if not missing and decoded:
+    def _what_is_missing(self, decoded: int, packets_read: int, damaged: int) -> str | None:
+        missing = [f"{damaged} of its parts are damaged"] * (damaged > 0)
+        # by what is in the file: of that, frames before the first one to be shown are not decoded
+        if self.announced is not None and packets_read < self.announced:
+            missing.append(f"it says that it has {self.announced}: it is cut short")
+        if not decoded and not missing:
+            missing = ["it is empty"]
+        if not missing:
             return None
-        return f"{decoded} frames of {self.path} could be decoded, but " + (
-            " and ".join(missing) or "no more than that are in it"
-        )
+        return f"{decoded} frames of {self.path} could be decoded; {' and '.join(missing)}"
 
 
 _MOST_DAMAGED = 1000
