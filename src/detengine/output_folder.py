@@ -55,6 +55,24 @@ def held(folder: Path) -> Iterator[None]:
             file.close()
 
 
+def is_held(folder: Path) -> bool | None:
+    """Whether another process trains in the folder; None where the system cannot tell.
+
+    Not to be asked by the process that holds it, which would let go of it.
+    """
+    path = folder / "run.lock"
+    if fcntl is None or not path.is_file():
+        return None if fcntl is None else False
+    try:
+        with path.open("r+", encoding="utf-8") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return None
+    return False
+
+
 def _lock(path: Path) -> tuple[TextIO | None, str]:
     """The locked file, if the system can lock it, and who else holds it, if anybody does."""
     if fcntl is None:

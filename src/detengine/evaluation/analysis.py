@@ -91,6 +91,7 @@ def analyze(
         reasons["calibration"] = why
     else:
         calibration = _calibration(matched, iou_threshold, collected.truth.categories.names)
+    worst, best = _extreme_images(collected, params, score_threshold, num_images)
     return Analysis(
         iou_type=iou_type,
         iou_threshold=iou_threshold,
@@ -99,7 +100,8 @@ def analyze(
         errors=errors,
         confusion=confusion,
         curves=_curves(collected),
-        worst_images=_worst_images(collected, params, score_threshold, num_images),
+        worst_images=worst,
+        best_images=best,
         calibration=calibration,
         reasons=reasons,
     )
@@ -244,9 +246,25 @@ def _scores_of(
     )
 
 
-def _worst_images(
+def _extreme_images(
     collected: Collected, params: hotcoco.Params, score_threshold: float, num_images: int
-) -> tuple[ImageErrors, ...]:
+) -> tuple[tuple[ImageErrors, ...], tuple[ImageErrors, ...]]:
+    """Those with most errors, and those with the best F1, of equal ones with most objects."""
+    images = _images(collected, params, score_threshold)
+    worst = sorted(
+        (each for each in images if each.missed or each.false_positives),
+        key=lambda each: (-each.missed - each.false_positives, each.f1, each.image_id),
+    )
+    best = sorted(
+        (each for each in images if each.found),
+        key=lambda each: (-each.f1, -each.found, each.image_id),
+    )
+    return tuple(worst[:num_images]), tuple(best[:num_images])
+
+
+def _images(
+    collected: Collected, params: hotcoco.Params, score_threshold: float
+) -> list[ImageErrors]:
     evaluation = collected.evaluation(params, kept=collected.detection_scores >= score_threshold)
     found = evaluation.image_diagnostics(params.iou_thrs[0], score_threshold)
     suspects: dict[str, dict[int, int]] = {"wrong_label": {}, "missing_annotation": {}}
@@ -255,7 +273,7 @@ def _worst_images(
         of_kind[each["image_id"]] = of_kind.get(each["image_id"], 0) + 1
     has_boxes = collected.iou_type != "keypoints"
     truth = collected.truth
-    images = [
+    return [
         ImageErrors(
             image_id=truth.ids_of([image])[0],
             file_name=truth.columns.file_name(truth.index_of(image)),
@@ -268,7 +286,4 @@ def _worst_images(
             ap=each["ap"],
         )
         for image, each in found["img_summary"].items()
-        if each["fp"] or each["fn"]
     ]
-    images.sort(key=lambda each: (-each.missed - each.false_positives, each.f1, each.image_id))
-    return tuple(images[:num_images])

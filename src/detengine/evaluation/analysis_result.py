@@ -129,7 +129,8 @@ class Analysis:
     - scores: those of `evaluate`.
     - errors, confusion, calibration: None where `reasons` says why.
     - curves: the mean's first; none of classes without objects.
-    - worst_images: those with an error, most errors first.
+    - worst_images: those with an error, most errors first. best_images: those with a hit, the best
+      F1 first, of equal ones most objects first.
     """
 
     iou_type: str
@@ -141,6 +142,7 @@ class Analysis:
     curves: tuple[Curve, ...]
     worst_images: tuple[ImageErrors, ...]
     calibration: Calibration | None
+    best_images: tuple[ImageErrors, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

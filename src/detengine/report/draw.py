@@ -1,6 +1,7 @@
 """Pictures of what is in an image, and of what a detector says is in it."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -103,11 +104,45 @@ def truth_beside_prediction(
     *,
     score_threshold: float = 0.5,
 ) -> Image.Image:
-    """Two panels: the index-th image's ground truth, and the detections from `score_threshold` up.
+    """Two panels with their captions: what `draw_both` draws.
 
     image: uint8[3, H, W], RGB, as it is stored. Crowds, and classes that are not among class_names,
     are left out. With one class, a detection has the colour of the object that it lies on. Masks
     are drawn where truth and prediction both have them, or the prediction alone.
+    """
+    both = draw_both(
+        image, ground_truth, index, prediction, class_names, score_threshold=score_threshold
+    )
+    counted = [f"{n} object{'s' * (n != 1)}" for n in (both.num_objects, both.num_found)]
+    return _side_by_side(
+        [
+            (both.truth, "truth", counted[0]),
+            (both.prediction, "prediction", f"{counted[1]} from score {score_threshold:g}"),
+        ]
+    )
+
+
+class BothDrawn(NamedTuple):
+    """One image's truth and prediction, of one size, and how many objects are drawn in each."""
+
+    truth: Image.Image
+    prediction: Image.Image
+    num_objects: int
+    num_found: int
+
+
+def draw_both(
+    image: Tensor,
+    ground_truth: GroundTruth,
+    index: int,
+    prediction: Prediction,
+    class_names: Sequence[str],
+    *,
+    score_threshold: float = 0.5,
+) -> BothDrawn:
+    """The index-th image's ground truth, and the detections from `score_threshold` up.
+
+    As `truth_beside_prediction`, without captions.
     """
     boxes_xyxy, labels, rles = _objects(ground_truth, index, class_names)
     colours = _colours(labels, class_names)
@@ -130,13 +165,7 @@ def truth_beside_prediction(
         masks=None if prediction.rles is None else [prediction.rles[n] for n in found.tolist()],
         colours=found_colours,
     )
-    counted = [f"{n} object{'s' * (n != 1)}" for n in (len(labels), len(found))]
-    return _side_by_side(
-        [
-            (truth, "truth", counted[0]),
-            (detections, "prediction", f"{counted[1]} from score {score_threshold:g}"),
-        ]
-    )
+    return BothDrawn(truth, detections, len(labels), len(found))
 
 
 def _objects(

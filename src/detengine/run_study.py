@@ -1,0 +1,169 @@
+"""Why a run scored what it scored: the analyses and telling images of its stored predictions."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from detengine.config.load import replace
+from detengine.config.schema import Config
+from detengine.data.build import load_truth
+from detengine.data.images import read_image
+from detengine.evaluation.analysis import analyze
+from detengine.evaluation.analysis_result import Analysis, ImageErrors
+from detengine.evaluation.build import build_scoring_options, gives_proposals, iou_types_of
+from detengine.evaluation.predictions_file import load_class_names, load_predictions
+from detengine.report.draw import draw_both
+from detengine.report.study import Picture, Study
+from detengine.structures.ground_truth import GroundTruth
+from detengine.structures.prediction import Prediction
+
+SCORE_THRESHOLD = 0.5
+"""From which score on detections are drawn, and counted as found in an image."""
+MOST_DETECTIONS = 600_000
+"""Of a test set that a training or scoring analyses by itself: COCO val2017's 5,000 images of 100."""
+_WORST, _BEST = 6, 3
+_PANEL_WIDTH, _QUALITY = 560, 78
+
+
+def study(
+    cfg: Config,
+    folder: Path,
+    test_set: str,
+    *,
+    working_folder: Path | None = None,
+    most_detections: int | None = None,
+) -> Study:
+    """Analyse what an evaluation stored in `folder`/inference/`test_set`; one process.
+
+    working_folder: where relative paths of data sets start, before the present one is tried.
+    most_detections: a test set with more is not analysed; None: all are.
+    What cannot be told is in `reasons`; nothing but a bug raises.
+    """
+    try:
+        truth, image_folder = load_test_set(cfg, test_set, working_folder)
+    except (OSError, ValueError) as error:
+        return Study(test_set, reasons={"all": f"its annotations cannot be read: {error}"})
+    known = {"objects": count_objects(truth), "num_images": len(truth)}
+    stored = folder / "inference" / test_set
+    try:
+        class_names = load_class_names(stored)
+        predictions = list(load_predictions(stored))
+    except (OSError, ValueError) as error:
+        return Study(test_set, reasons={"all": str(error)}, **known)
+    if gives_proposals(cfg):
+        why = "the model gives proposals, which have no class: they are scored by their recall"
+        return Study(test_set, reasons={"all": why}, **known)
+    number = sum(len(prediction) for _, prediction in predictions)
+    if most_detections is not None and number > most_detections:
+        why = (
+            f"{number:,} detections are more than are analysed while a run waits "
+            f"({most_detections:,}); `detengine report` on the folder analyses all"
+        )
+        return Study(test_set, reasons={"all": why}, **known)
+    analyses, reasons = _analyse(cfg, truth, predictions, class_names, test_set)
+    if not analyses:
+        return Study(test_set, reasons=reasons, **known)
+    chosen = list(analyses.values())[-1]
+    drawing = _Drawing(truth, image_folder, dict(predictions), class_names)
+    try:
+        worst = drawing.draw(chosen.worst_images[:_WORST])
+        best = drawing.draw(chosen.best_images[:_BEST])
+    except (OSError, ValueError) as error:
+        why_not = f"the images cannot be read: {error}"
+        return Study(test_set, analyses, reasons, why_no_pictures=why_not, **known)
+    return Study(test_set, analyses, reasons, worst, best, **known)
+
+
+def load_test_set(
+    cfg: Config, name: str, working_folder: Path | None
+) -> tuple[GroundTruth, Path]:
+    """A test set's annotations, and the folder of its images, wherever the run was started.
+
+    Raises FileNotFoundError, ValueError or OSError as `load_truth` does from the present folder.
+    """
+    if working_folder is not None:
+        root = cfg.DATASETS.ROOT
+        if not root and name not in cfg.DATASETS.DEFINE:
+            root = "datasets"
+        there = replace(cfg, {"DATASETS.ROOT": str(working_folder / root)})
+        try:
+            return load_truth(there, name, for_scoring=True)
+        except FileNotFoundError:
+            pass  # the folder may have moved together with its data
+    return load_truth(cfg, name, for_scoring=True)
+
+
+def count_objects(truth: GroundTruth) -> dict[str, int]:
+    """Of each class, how many there are to be found; neither crowds nor difficult ones."""
+    wanted = truth.category_ids[~truth.is_crowd & ~truth.is_difficult].tolist()
+    number = dict.fromkeys(truth.categories.ids, 0)
+    for category_id in wanted:
+        number[category_id] = number.get(category_id, 0) + 1
+    return {name: number[id_] for id_, name in zip(truth.categories.ids, truth.categories.names, strict=True)}
+
+
+def _analyse(
+    cfg: Config,
+    truth: GroundTruth,
+    predictions: Sequence[tuple[int, Prediction]],
+    class_names: Sequence[str],
+    test_set: str,
+) -> tuple[dict[str, Analysis], dict[str, str]]:
+    analyses, reasons = {}, {}
+    for iou_type in iou_types_of(cfg):
+        try:
+            analyses[iou_type] = analyze(
+                truth,
+                predictions,
+                class_names,
+                iou_type,
+                options=build_scoring_options(cfg, test_set),
+                on_wrong_images=cfg.TEST.ON_WRONG_IMAGES,
+                score_threshold=SCORE_THRESHOLD,
+                num_images=max(_WORST, _BEST),
+            )
+        except ValueError as error:
+            reasons[iou_type] = str(error)
+    return analyses, reasons
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    truth: GroundTruth
+    image_folder: Path
+    predictions: Mapping[int, Prediction]
+    class_names: Sequence[str]
+
+    def draw(self, images: Sequence[ImageErrors]) -> list[Picture]:
+        return [self._draw(each) for each in images if each.image_id in self.predictions]
+
+    def _draw(self, errors: ImageErrors) -> Picture:
+        index = int((self.truth.image_ids == errors.image_id).nonzero()[0, 0])
+        both = draw_both(
+            read_image(self.image_folder / self.truth.file_name(index)),
+            self.truth,
+            index,
+            self.predictions[errors.image_id],
+            self.class_names,
+            score_threshold=SCORE_THRESHOLD,
+        )
+        truth, prediction = (_reduced(each) for each in (both.truth, both.prediction))
+        return Picture(errors, data_address(truth), data_address(prediction), *truth.size)
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """No larger than a page shows it on a display of two dots to the pixel."""
+    width = min(picture.width, _PANEL_WIDTH)
+    height = max(1, round(picture.height * width / picture.width))
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def data_address(picture: Image.Image) -> str:
+    """The picture as an address that holds it: a JPEG, in base64."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
