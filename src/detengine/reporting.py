@@ -31,10 +31,11 @@ from detengine.report.page import (
     render_run,
 )
 from detengine.report.study import Study
-from detengine.run_folder import PlainScores, RunFolder, read_run_folder
+from detengine.run_folder import RunFolder, read_run_folder
 from detengine.run_record import now
 from detengine.run_study import load_test_set, study
 from detengine.run_summary import (
+    ABSENT,
     cards_of,
     changed_values,
     commands_of,
@@ -197,7 +198,7 @@ def _table_across(
 ) -> Table:
     in_words = number if task == LOSS else percent
     cells = [
-        (row, [in_words(each[row]) if row in each else "–" for each in values]) for row in rows
+        (row, [in_words(each[row]) if row in each else ABSENT for each in values]) for row in rows
     ]
     best = []
     for row in rows:
@@ -245,13 +246,15 @@ def _paired(a: RunFolder, b: RunFolder, samples: int) -> list[Paired]:
 
 def _pair(a: RunFolder, b: RunFolder, test_set: str, iou_type: str, samples: int) -> Paired:
     title = f"{iou_type} on {test_set}"
-    stored = [run.path / "inference" / test_set for run in (a, b)]
+    of_a, of_b = (run.path / "inference" / test_set for run in (a, b))
     try:
         truth, _ = load_test_set(b.cfg, test_set, b.working_folder)
         comparison = compare(
             truth,
-            *(load_predictions(each) for each in stored),
-            *(load_class_names(each) for each in stored),
+            load_predictions(of_a),
+            load_predictions(of_b),
+            load_class_names(of_a),
+            load_class_names(of_b),
             iou_type=iou_type,
             options=build_scoring_options(b.cfg, test_set),
             samples=samples,
@@ -275,6 +278,3 @@ def _write_page(path: Path, html: str) -> None:
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, html)
-
-
-__all__ = ["REPORT", "PlainScores", "write_comparison", "write_report"]

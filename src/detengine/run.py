@@ -46,6 +46,7 @@ from detengine.monitor.progress import track
 from detengine.monitor.sinks import JsonlSink, Sink
 from detengine.monitor.timer import Stages
 from detengine.output_folder import held, make_output_folder, prepare_output_folder
+from detengine.run_reporting import Report, reported
 from detengine.scoring import PER_CLASS, RESULTS, Results, flat, score
 from detengine.solver.build import make_lr_scheduler, make_optimizer
 from detengine.solver.ema import ModelEMA
@@ -83,7 +84,11 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     stages = Stages()
     cfg, scaling = scaled(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
-    with logging_to(None), watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog:
+    with (
+        logging_to(None),
+        reported(cfg) as report,
+        watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog,
+    ):
         raise_if_indivisible(cfg, get_world_size())
         folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
         with (
@@ -96,7 +101,12 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
                 logger.info("%s", scaling)
             stages.end("processes and folder")
             parts = build_parts(cfg, folder, device, skip_test=skip_test, stages=stages)
-            return _train(parts, device, should_stop, watchdog, resume=resume, stages=stages)
+            result = _train(
+                parts, device, should_stop, watchdog, report, resume=resume, stages=stages
+            )
+            if not result.finished:
+                report.stop()
+            return result
 
 
 def _train(
@@ -104,6 +114,7 @@ def _train(
     device: torch.device,
     should_stop: Callable[[], bool],
     watchdog: Watchdog,
+    report: Report,
     *,
     resume: bool,
     stages: Stages,
@@ -116,12 +127,23 @@ def _train(
     if is_main_process():
         write_text(folder / "config.yaml", to_yaml(cfg))
     stages.end("weights")
+    report.begin(
+        "train",
+        cfg,
+        folder,
+        device,
+        stages,
+        start_iter=start_iter,
+        weights="" if start_iter else cfg.MODEL.WEIGHT,
+        checkpoint_seconds=lambda: parts.checkpointer.seconds,
+    )
     loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=parts.datasets)
     scored = with_views(cfg, model, parts.test_sets)
 
     @functools.cache
     def scores_after(iteration: int) -> Results:
-        with nullcontext() if parts.ema is None else parts.ema.applied():
+        averaged = nullcontext() if parts.ema is None else parts.ema.applied()
+        with report.timed("evaluation"), averaged:
             share_buffers(model)
             return score(
                 cfg, scored, parts.test_sets, folder, device, watchdog,
@@ -154,7 +176,7 @@ def _train(
             clip_norm=cfg.SOLVER.CLIP_NORM,
             seed=cfg.SEED,
             log_period=cfg.SOLVER.LOG_PERIOD,
-            sinks=sinks,
+            sinks=[*sinks, report],
             evaluate=(lambda: flat(scores_after(arguments["iteration"])))
             if parts.test_sets
             else None,
@@ -234,13 +256,17 @@ def evaluate(cfg: Config, weights: str | Path, *, resume: bool = False) -> Resul
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
     raise_if_not_measured(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
-    with logging_to(None), watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog:
+    with (
+        logging_to(None),
+        reported(cfg) as report,
+        watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog,
+    ):
         folder = make_output_folder(cfg.OUTPUT_DIR)
         setup_logging(folder)  # open until the last error is in it
         if is_main_process():
             for name in (RESULTS, PER_CLASS):  # of other weights, should this one not end
                 (folder / name).unlink(missing_ok=True)
-        return _evaluate(cfg, str(weights), folder, device, watchdog, resume=resume)
+        return _evaluate(cfg, str(weights), folder, device, watchdog, report=report, resume=resume)
 
 
 def _evaluate(
@@ -250,8 +276,10 @@ def _evaluate(
     device: torch.device,
     watchdog: Watchdog,
     *,
+    report: Report,
     resume: bool,
 ) -> Results:
+    stages = Stages()
     published = find_source(weights)
     class_names = read_file(find_weights(weights)).get("categories") or None
     if class_names is None and published is not None:
@@ -261,8 +289,11 @@ def _evaluate(
     cfg = with_num_classes(cfg, class_names)
     model = build_detection_model(cfg).to(device)
     DetectronCheckpointer(cfg, model, class_names=class_names).load(weights)
+    stages.end("data sets, model and weights")
+    report.begin("eval", cfg, folder, device, stages, weights=weights)
     scored = with_views(cfg, model, test_sets)
-    results = score(cfg, scored, test_sets, folder, device, watchdog, resume=resume)
+    with report.timed("evaluation"):
+        results = score(cfg, scored, test_sets, folder, device, watchdog, resume=resume)
     check_expectations(cfg, results)
     return results
 

@@ -4,6 +4,7 @@ A session is one process's time in the folder, of a training, a resumed one, or 
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from pydantic import TypeAdapter
 from detengine import __version__
 from detengine.checkpoint.files import write_text
 from detengine.distributed.comm import get_world_size
+from detengine.monitor.timer import Stages
 
 ENVIRONMENT = "environment.json"
 _FORMAT = 1
@@ -37,7 +39,7 @@ class Session:
     """One start in a run's folder. Times are ISO 8601 with the zone's offset.
 
     - kind: "train" or "eval". command: as it was typed, as one line of a shell.
-    - seen: when the record was last written; end: None while it runs, and for ever if it was killed.
+    - seen: when the record was last written; end: None while it runs, and if it was killed.
     - error: why it failed, else None. start_iteration, iteration: finished ones, then and now.
     - environment: names and versions, in words. stages: seconds of each stage of the start.
     - seconds: of each phase (`evaluation`, `checkpoint`, `report`) since the start.
@@ -81,7 +83,7 @@ def begin_session(kind: Literal["train", "eval"], device: torch.device, start: s
     return Session(
         kind=kind,
         command=shlex.join(_command()),
-        working_folder=os.getcwd(),
+        working_folder=str(Path.cwd()),
         process=os.getpid(),
         host=platform.node(),
         start=start,
@@ -95,7 +97,7 @@ def _command() -> list[str]:
     program, *arguments = sys.argv or [""]
     name = Path(program).name
     if name == "__main__.py":
-        return [*"python -m".split(), Path(program).parent.name, *arguments]
+        return [*["python", "-m"], Path(program).parent.name, *arguments]
     return [name or "python", *arguments]
 
 
@@ -122,7 +124,7 @@ def _describe_device(device: torch.device) -> str:
         return str(device)
     properties = torch.cuda.get_device_properties(device)
     memory = properties.total_memory / 2**30
-    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     versions = f"CUDA {torch.version.cuda}" + (f", cuDNN {cudnn}" if cudnn else "")
     return f"{properties.name}, {memory:.0f} GiB, {versions}"
 
@@ -133,6 +135,15 @@ def _name_of_cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def sha256_of(weights: str) -> str | None:
+    """The sha256 of a file of weights; None for what is no path of one."""
+    path = Path(weights)
+    if not weights or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git_commit() -> str | None:
@@ -196,18 +207,31 @@ def _plain(session: Session) -> dict[str, Any]:
 class Recorder:
     """Keeps this process's session in a folder's record. On the main process only."""
 
-    def __init__(self, folder: Path, session: Session, *, anew: bool = False) -> None:
-        """anew: the sessions that are there are another run's, and go."""
+    def __init__(
+        self,
+        folder: Path,
+        session: Session,
+        stages: Stages,
+        *,
+        anew: bool = False,
+        counted: Mapping[str, Callable[[], float]] | None = None,
+    ) -> None:
+        """anew: the sessions that are there are another run's, and go. counted: the seconds of
+        phases that somebody else counts.
+        """
         self._folder = folder
         self._before = [] if anew else load_sessions(folder)
         self.session = session
+        self._stages = stages
         self._seconds: dict[str, float] = {}
+        self._counted = counted or {}
         self.write()
 
     def write(self, **changes: Any) -> None:
         """Write the session as it is now, with these fields changed."""
+        seconds = self._seconds | {phase: count() for phase, count in self._counted.items()}
         self.session = replace(
-            self.session, seen=now(), seconds=dict(self._seconds), **changes
+            self.session, seen=now(), stages=dict(self._stages.seconds), seconds=seconds, **changes
         )
         write_sessions(self._folder, [*self._before, self.session])
 

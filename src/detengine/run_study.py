@@ -3,12 +3,12 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from detengine.config.load import replace
+from detengine.config.load import replace as replace_values
 from detengine.config.schema import Config
 from detengine.data.build import load_truth
 from detengine.data.images import read_image
@@ -24,7 +24,7 @@ from detengine.structures.prediction import Prediction
 SCORE_THRESHOLD = 0.5
 """From which score on detections are drawn, and counted as found in an image."""
 MOST_DETECTIONS = 600_000
-"""Of a test set that a training or scoring analyses by itself: COCO val2017's 5,000 images of 100."""
+"""Of a test set that a run analyses by itself: COCO val2017's 5,000 images have 500,000."""
 _WORST, _BEST = 6, 3
 _PANEL_WIDTH, _QUALITY = 560, 78
 
@@ -47,40 +47,38 @@ def study(
         truth, image_folder = load_test_set(cfg, test_set, working_folder)
     except (OSError, ValueError) as error:
         return Study(test_set, reasons={"all": f"its annotations cannot be read: {error}"})
-    known = {"objects": count_objects(truth), "num_images": len(truth)}
+    known = Study(test_set, objects=count_objects(truth))
+    if gives_proposals(cfg):
+        why = "the model gives proposals, which have no class: they are scored by their recall"
+        return replace(known, reasons={"all": why})
     stored = folder / "inference" / test_set
     try:
         class_names = load_class_names(stored)
         predictions = list(load_predictions(stored))
     except (OSError, ValueError) as error:
-        return Study(test_set, reasons={"all": str(error)}, **known)
-    if gives_proposals(cfg):
-        why = "the model gives proposals, which have no class: they are scored by their recall"
-        return Study(test_set, reasons={"all": why}, **known)
+        return replace(known, reasons={"all": str(error)})
     number = sum(len(prediction) for _, prediction in predictions)
     if most_detections is not None and number > most_detections:
         why = (
-            f"{number:,} detections are more than are analysed while a run waits "
+            f"{number:,} detections are more than a run analyses by itself "
             f"({most_detections:,}); `detengine report` on the folder analyses all"
         )
-        return Study(test_set, reasons={"all": why}, **known)
+        return replace(known, reasons={"all": why})
     analyses, reasons = _analyse(cfg, truth, predictions, class_names, test_set)
+    known = replace(known, analyses=analyses, reasons=reasons)
     if not analyses:
-        return Study(test_set, reasons=reasons, **known)
+        return known
     chosen = list(analyses.values())[-1]
     drawing = _Drawing(truth, image_folder, dict(predictions), class_names)
     try:
         worst = drawing.draw(chosen.worst_images[:_WORST])
         best = drawing.draw(chosen.best_images[:_BEST])
     except (OSError, ValueError) as error:
-        why_not = f"the images cannot be read: {error}"
-        return Study(test_set, analyses, reasons, why_no_pictures=why_not, **known)
-    return Study(test_set, analyses, reasons, worst, best, **known)
+        return replace(known, why_no_pictures=f"the images cannot be read: {error}")
+    return replace(known, worst=worst, best=best)
 
 
-def load_test_set(
-    cfg: Config, name: str, working_folder: Path | None
-) -> tuple[GroundTruth, Path]:
+def load_test_set(cfg: Config, name: str, working_folder: Path | None) -> tuple[GroundTruth, Path]:
     """A test set's annotations, and the folder of its images, wherever the run was started.
 
     Raises FileNotFoundError, ValueError or OSError as `load_truth` does from the present folder.
@@ -89,7 +87,7 @@ def load_test_set(
         root = cfg.DATASETS.ROOT
         if not root and name not in cfg.DATASETS.DEFINE:
             root = "datasets"
-        there = replace(cfg, {"DATASETS.ROOT": str(working_folder / root)})
+        there = replace_values(cfg, {"DATASETS.ROOT": str(working_folder / root)})
         try:
             return load_truth(there, name, for_scoring=True)
         except FileNotFoundError:
@@ -103,7 +101,10 @@ def count_objects(truth: GroundTruth) -> dict[str, int]:
     number = dict.fromkeys(truth.categories.ids, 0)
     for category_id in wanted:
         number[category_id] = number.get(category_id, 0) + 1
-    return {name: number[id_] for id_, name in zip(truth.categories.ids, truth.categories.names, strict=True)}
+    return {
+        name: number[id_]
+        for id_, name in zip(truth.categories.ids, truth.categories.names, strict=True)
+    }
 
 
 def _analyse(

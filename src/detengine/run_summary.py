@@ -20,7 +20,9 @@ from detengine.run_folder import PlainScores, RunFolder, flattened
 from detengine.run_record import Session
 
 _MOST_CARDS, _MOST_CHECKPOINTS, _MOST_ROWS = 8, 12, 40
-_ABSENT = object()
+_NOTHING = object()
+ABSENT = "-"
+"""A value that a run does not have."""
 
 
 def status_of(run: RunFolder) -> Status:
@@ -109,7 +111,9 @@ def kind_of_detector(cfg: Config) -> str:
         return "RetinaNet"
     if gives_proposals(cfg):
         return "RPN"
-    heads = [name for name, is_on in (("Mask", model.MASK_ON), ("Keypoint", model.KEYPOINT_ON)) if is_on]
+    heads = [
+        name for name, is_on in (("Mask", model.MASK_ON), ("Keypoint", model.KEYPOINT_ON)) if is_on
+    ]
     return f"{' and '.join(heads) or 'Faster'} R-CNN"
 
 
@@ -135,9 +139,7 @@ def cards_of(run: RunFolder) -> Iterator[Card]:
         yield Card("time", duration(total), ", ".join(filter(None, (remark, sessions))))
 
 
-def _score_card(
-    run: RunFolder, test_set: str, task: str, metrics: Mapping[str, float]
-) -> Card:
+def _score_card(run: RunFolder, test_set: str, task: str, metrics: Mapping[str, float]) -> Card:
     main, *others = main_metrics(metrics)
     remark = ", ".join(f"{name} {percent(metrics[name])}" for name in others)
     series = run.history.scores().get(Score(test_set, task, main))
@@ -145,7 +147,8 @@ def _score_card(
         values = scored(series).values
         best = max(range(len(values)), key=lambda n: (values[n] == values[n], values[n]))
         if values[best] > metrics[main]:
-            remark += f"; best {percent(values[best])} at {count(series.iterations[best])}"
+            better = f"best {percent(values[best])} at {count(series.iterations[best])}"
+            remark = ", ".join(filter(None, (remark, better)))
     return Card(f"{task} {main} on {test_set}", percent(metrics[main]), remark)
 
 
@@ -181,12 +184,16 @@ def _class_table(
         return
     rows = []
     for name in names:
-        cells = [f"{objects[name]:,}" if name in objects else "–"] if objects else []
-        cells += [percent(values[name]) if name in values else "–" for values in tasks.values()]
+        cells = [f"{objects[name]:,}" if name in objects else ABSENT] if objects else []
+        cells += [percent(values[name]) if name in values else ABSENT for values in tasks.values()]
         rows.append((name, cells))
     head = ["class", *(["objects"] if objects else []), *(f"{task} AP" for task in tasks)]
     is_long = len(rows) > _MOST_ROWS
-    title = f"{test_set}, AP of each of {len(rows)} classes" if is_long else f"{test_set}, AP of each class"
+    title = (
+        f"{test_set}, AP of each of {len(rows)} classes"
+        if is_long
+        else f"{test_set}, AP of each class"
+    )
     yield Table(title, head, rows, folded=is_long)
 
 
@@ -246,9 +253,10 @@ def changed_values(cfg: Config) -> list[tuple[str, str, str]]:
     """Key, value and default of each value that differs from the defaults of its CONVENTIONS."""
     usual = flattened(defaults(cfg.CONVENTIONS))
     return [
-        (key, shown(value), shown(usual.get(key, _ABSENT)))
+        (key, shown(value), shown(usual.get(key, _NOTHING)))
         for key, value in flattened(cfg.model_dump()).items()
-        if usual.get(key, _ABSENT) != value
+        # an optional key of a data set's definition, which has no default here, may be None
+        if usual.get(key, _NOTHING) != value and not (value is None and key not in usual)
     ]
 
 
@@ -257,7 +265,7 @@ def differing_values(cfgs: Sequence[Config]) -> list[tuple[str, list[str]]]:
     flat = [flattened(cfg.model_dump()) for cfg in cfgs]
     rows = []
     for key in dict.fromkeys(key for each in flat for key in each):
-        values = [each.get(key, _ABSENT) for each in flat]
+        values = [each.get(key, _NOTHING) for each in flat]
         if any(value != values[0] for value in values):
             rows.append((key, [shown(value) for value in values]))
     return rows
@@ -265,8 +273,8 @@ def differing_values(cfgs: Sequence[Config]) -> list[tuple[str, list[str]]]:
 
 def shown(value: Any) -> str:
     """A configuration's value as a YAML file may have it."""
-    if value is _ABSENT:
-        return "–"
+    if value is _NOTHING:
+        return ABSENT
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(shown, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value) or '""'
@@ -309,7 +317,9 @@ def digests_of(run: RunFolder) -> list[tuple[str, str, str]]:
     rows = []
     beginning = run.sessions[0] if run.sessions else None
     if beginning is not None and beginning.weights:
-        rows.append((f"at the start: {beginning.weights}", "", beginning.weights_sha256 or "not known"))
+        rows.append(
+            (f"at the start: {beginning.weights}", "", beginning.weights_sha256 or "not known")
+        )
     kept = run.checkpoints[-_MOST_CHECKPOINTS:]
     rows += [(each.name, f"{each.size / 1e6:.1f} MB", each.sha256 or "not known") for each in kept]
     return rows

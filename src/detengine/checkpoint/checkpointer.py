@@ -1,7 +1,9 @@
 """Saves a run and goes on with it, or initialises a model from named weights; never both."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -80,6 +82,8 @@ class Checkpointer:
         self.background = background
         self.keep_last = keep_last
         self._writing = BackgroundWork()
+        self.seconds = 0.0
+        """What saving and waiting took of the caller's time so far."""
 
     def save(self, name: str, **arguments: Any) -> None:
         """Write NAME.pth with the arguments (iteration, seed, meters, ...), and make it the last.
@@ -90,11 +94,13 @@ class Checkpointer:
         Raises OSError with the folder and the cure, the last checkpoint being the one before;
         TypeError for an argument that is not plain or has the name of an entry of ours.
         """
-        self._save(name, arguments, is_last=True)
+        with self._counted():
+            self._save(name, arguments, is_last=True)
 
     def save_best(self, **arguments: Any) -> None:
         """Write model_best.pth as `save` does; `resume` takes it where nothing else is left."""
-        self._save(history.BEST, arguments, is_last=False)
+        with self._counted():
+            self._save(history.BEST, arguments, is_last=False)
 
     def problem(self) -> Exception | None:
         """What the writing in the background failed with on this rank, if it did.
@@ -105,8 +111,20 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Wait until what was saved is on disk; all ranks call it, and raise if one has failed."""
+        with self._counted():
+            self._wait()
+
+    def _wait(self) -> None:
         self._writing.join()
         raise_on_all_ranks(self._writing.take_problem(), "could not save")
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
 
     def has_checkpoint(self) -> bool:
         """Whether save_dir holds a run that can be resumed."""
@@ -191,7 +209,7 @@ class Checkpointer:
                 do(partial(self._write, self.save_dir / f"{name}.pth", data, is_last))
                 has_started = self.background
         if not has_started and not (self.background and comm.is_distributed()):
-            self.wait()
+            self._wait()
 
     def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
         data = self._entries(arguments)

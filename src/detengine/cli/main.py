@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 
 from detengine.cli.app import EXIT_ERROR, app
+from detengine.cli.report_command import reporting
 from detengine.cli.scoring_commands import scoring
 from detengine.cli.training_commands import training
 from detengine.cli.using_commands import using
@@ -22,6 +23,7 @@ from detengine.distributed.report import (
 app.add_typer(training)
 app.add_typer(scoring)
 app.add_typer(using)
+app.add_typer(reporting)
 
 DEBUG = "--debug"
 

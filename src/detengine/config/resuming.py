@@ -10,6 +10,7 @@ from detengine.config.errors import ConfigError, shortened
 
 MAY_CHANGE = (
     "OUTPUT_DIR",
+    "REPORT",
     "DATASETS.ROOT",
     "DATASETS.DEFINE.*.IMAGES",
     "DATASETS.DEFINE.*.ANNOTATIONS",

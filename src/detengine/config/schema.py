@@ -361,6 +361,9 @@ class Config(Section):
     DETERMINISTIC: Switch = False
     """On CUDA: only algorithms that give the same bits each time, which are slower. On a CPU they
     do so anyway, with the same number of threads."""
+    REPORT: Switch = True
+    """Keep a record of the run (environment.json) and a page of all that is known of it
+    (report.html) in OUTPUT_DIR: on the way, for at most 2 % of the time, and at the end."""
     MODEL: Model = Model()
     INPUT: Input = Input()
     DATASETS: Datasets = Datasets()

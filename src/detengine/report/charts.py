@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -68,9 +68,7 @@ def _raw_and_smoothed(
     yield _line(name, thinned(smooth, _SMOOTH_POINTS), style, number)
 
 
-def _line(
-    name: str, series: Series, style: str, in_words: Words, *, dots: bool = False
-) -> Line:
+def _line(name: str, series: Series, style: str, in_words: Words, *, dots: bool = False) -> Line:
     x, y = series.iterations.tolist(), series.values.tolist()
     texts = [in_words(value) for value in y]
     return Line(name, x, y, style, dots=dots or len(x) == 1, texts=texts)
@@ -131,7 +129,9 @@ def lr_chart(runs: Runs) -> list[Chart]:
 def step_chart(history: History) -> list[Chart]:
     """The seconds of a training step, and of them those of waiting for data."""
     lines: list[Line] = []
-    for n, (name, label) in enumerate((("train/time", "a step"), ("train/data", "waiting for data"))):
+    for n, (name, label) in enumerate(
+        (("train/time", "a step"), ("train/data", "waiting for data"))
+    ):
         if (series := history.series.get(name)) is not None:
             lines += _raw_and_smoothed(label, series, colour(n))
     top = _top([line.y for line in lines if "raw" not in line.style])
@@ -168,11 +168,15 @@ def _score_chart(test_set: str, task: str, runs: Runs, best: Score | None) -> Ch
         }
         metrics = main_metrics(found)[: None if len(runs) == 1 else 1]
         if best is not None and (best.test_set, best.task) == (test_set, task):
-            metrics = list(dict.fromkeys([best.metric, *metrics])) if best.metric in found else metrics
+            metrics = (
+                list(dict.fromkeys([best.metric, *metrics])) if best.metric in found else metrics
+            )
         for k, metric in enumerate(metrics):
             of_metric = thinned(scored(found[metric]), _POINTS)
             label = metric if len(runs) == 1 else f"{run} {metric}"
-            lines.append(_line(label, of_metric, colour(k if len(runs) == 1 else n), percent, dots=True))
+            lines.append(
+                _line(label, of_metric, colour(k if len(runs) == 1 else n), percent, dots=True)
+            )
             if k == 0 and len(of_metric.values):
                 peaks.append(of_metric)
     values = [value for line in lines for value in line.y if math.isfinite(value)]
@@ -190,9 +194,10 @@ def _score_chart(test_set: str, task: str, runs: Runs, best: Score | None) -> Ch
     )
 
 
-def main_metrics(found: "dict[str, Series] | Sequence[str]") -> list[str]:
+def main_metrics(found: Iterable[str]) -> list[str]:
     """AP, AP50 and AP75 where they are there, else the first three."""
-    return [name for name in _MAIN_METRICS if name in found] or list(found)[:3]
+    names = list(found)
+    return [name for name in _MAIN_METRICS if name in names] or names[:3]
 
 
 def scored(series: Series) -> Series:
@@ -305,4 +310,3 @@ def duration(seconds: float) -> str:
             parts.append(f"{whole // size} {unit}")
         whole %= size
     return " ".join(parts)
-

@@ -82,8 +82,10 @@ def read_history(path: Path) -> History:
     unread = 0
     for line in lines:
         metrics = _metrics_of(line)
-        unread += metrics is None
-        for name, value in (metrics or {}).items():
+        if metrics is None:
+            unread += 1
+            continue
+        for name, value in metrics.items():
             iterations, values = columns.setdefault(name, ([], []))
             iterations.append(metrics["iteration"])
             values.append(value)

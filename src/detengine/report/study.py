@@ -50,7 +50,6 @@ class Study:
     best: Sequence[Picture] = ()
     why_no_pictures: str | None = None
     objects: Mapping[str, int] = field(default_factory=dict)
-    num_images: int | None = None
 
 
 class ErrorRow(NamedTuple):
@@ -58,7 +57,7 @@ class ErrorRow(NamedTuple):
 
     name: str
     meaning: str
-    count: int | None
+    number: int | None
     cost: float
     share: float
 
@@ -75,7 +74,7 @@ class Pair(NamedTuple):
 
     truth: str
     found: str
-    count: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,9 @@ def _confusion_rows(confusion: Confusion) -> tuple[Sequence[ConfusionRow], int]:
     rows = []
     for row in chosen:
         total = max(1, int(counts[row].sum()))
-        cells = [(int(counts[row, column]), float(counts[row, column] / total)) for column in chosen]
+        cells = [
+            (int(counts[row, column]), float(counts[row, column] / total)) for column in chosen
+        ]
         rows.append(ConfusionRow(names[row], cells))
     return rows, number + 1 - len(chosen)
 

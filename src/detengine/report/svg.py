@@ -117,9 +117,13 @@ def _parts(chart: Chart) -> Iterator[Markup]:
 def _grid(chart: Chart, frame: _Frame) -> Iterator[Markup]:
     for value in ticks(*chart.y_range, most=4):
         y = frame.y(value)
-        yield Markup('<path class="grid" d="M{} {:.1f}H{}"/><text class="y" x="{}" y="{:.1f}">').format(
-            _LEFT, y, WIDTH - _RIGHT, _LEFT - 6, y + 3.5
-        ) + escape(chart.y_text(value)) + Markup("</text>")
+        yield (
+            Markup(
+                '<path class="grid" d="M{} {:.1f}H{}"/><text class="y" x="{}" y="{:.1f}">'
+            ).format(_LEFT, y, WIDTH - _RIGHT, _LEFT - 6, y + 3.5)
+            + escape(chart.y_text(value))
+            + Markup("</text>")
+        )
     for value in ticks(*chart.x_range, most=5):
         yield _text("x", frame.x(value), HEIGHT - _BOTTOM + 15, chart.x_text(value))
     yield _text("label", WIDTH - _RIGHT, HEIGHT - 4, chart.x_label, anchor="end")
