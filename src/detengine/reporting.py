@@ -1,6 +1,6 @@
 """The report of a run, or of several beside each other: gathered from their folders, written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detengine.checkpoint.files import write_text
@@ -31,7 +31,7 @@ from detengine.report.page import (
     render_run,
 )
 from detengine.report.study import Study
-from detengine.run_folder import RunFolder, read_run_folder
+from detengine.run_folder import PlainScores, RunFolder, read_run_folder
 from detengine.run_record import now
 from detengine.run_study import load_test_set, study
 from detengine.run_summary import (
@@ -171,45 +171,49 @@ def _distinct_names(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def _tables_across(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Table]:
-    """For each test set and task a row for each metric, and for each class, a column for a run."""
+    """For each test set and task a row for each run, then, a row for each class, their APs."""
     tables = []
-    for title, parts, of_classes in (
-        ("", [run.results for run in runs], False),
-        (", AP of each class", [run.per_class for run in runs], True),
-    ):
-        places = dict.fromkeys(
-            (test_set, task) for part in parts for test_set, tasks in part.items() for task in tasks
-        )
-        for test_set, task in places:
-            values = [part.get(test_set, {}).get(task, {}) for part in parts]
-            rows = list(dict.fromkeys(name for each in values for name in each))
-            if rows and not (of_classes and len(rows) == 1):
-                table = _table_across(f"{task} on {test_set}{title}", names, values, rows, task)
-                tables.append(table)
+    for test_set, task in _places(run.results for run in runs):
+        values = [run.results.get(test_set, {}).get(task, {}) for run in runs]
+        metrics = list(dict.fromkeys(name for each in values for name in each))
+        in_words = number if task == LOSS else percent
+        best = [_best([each.get(name) for each in values], task) for name in metrics]
+        rows = [
+            (name, [in_words(each[metric]) if metric in each else ABSENT for metric in metrics])
+            for name, each in zip(names, values, strict=True)
+        ]
+        in_bold = [
+            frozenset(n for n, chosen in enumerate(best) if row in chosen)
+            for row in range(len(rows))
+        ]
+        tables.append(Table(f"{task} on {test_set}", ["", *metrics], rows, in_bold))
+    for test_set, task in _places(run.per_class for run in runs):
+        values = [run.per_class.get(test_set, {}).get(task, {}) for run in runs]
+        classes = list(dict.fromkeys(name for each in values for name in each))
+        if len(classes) > 1:
+            rows = [
+                (row, [percent(each[row]) if row in each else ABSENT for each in values])
+                for row in classes
+            ]
+            in_bold = [_best([each.get(row) for each in values], task) for row in classes]
+            title = f"{task} on {test_set}, AP of each class"
+            tables.append(Table(title, ["", *names], rows, in_bold, folded=len(rows) > 40))
     return tables
 
 
-def _table_across(
-    title: str,
-    names: Sequence[str],
-    values: Sequence[Mapping[str, float]],
-    rows: Sequence[str],
-    task: str,
-) -> Table:
-    in_words = number if task == LOSS else percent
-    cells = [
-        (row, [in_words(each[row]) if row in each else ABSENT for each in values]) for row in rows
-    ]
-    best = []
-    for row in rows:
-        numbers = [each.get(row, -1.0) for each in values]
-        known = [value for value in numbers if value > -1]
-        chosen = (min if task == LOSS else max)(known, default=None)
-        is_telling = len(known) > 1 and len(set(known)) > 1
-        best.append(
-            frozenset(n for n, value in enumerate(numbers) if is_telling and value == chosen)
-        )
-    return Table(title, ["", *names], cells, best, folded=len(rows) > 40)
+def _places(parts: Iterable[PlainScores]) -> list[tuple[str, str]]:
+    """Each test set and task that one of the runs has."""
+    places = ((test_set, task) for part in parts for test_set in part for task in part[test_set])
+    return list(dict.fromkeys(places))
+
+
+def _best(values: Sequence[float | None], task: str) -> frozenset[int]:
+    """Which of several values are the best; none where they are all alike, or only one is known."""
+    known = [value for value in values if value is not None and value > -1]
+    if len(set(known)) < 2:
+        return frozenset()
+    chosen = min(known) if task == LOSS else max(known)
+    return frozenset(n for n, value in enumerate(values) if value == chosen)
 
 
 def _environments_across(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:

@@ -107,9 +107,11 @@ def _read_config(path: Path, sessions: list[Session]) -> Config:
     if sessions and sessions[-1].config is not None:
         return parse_config(sessions[-1].config, source=str(path / ENVIRONMENT))
     if not (path / CONFIG).is_file():
+        below = sorted(each.parent.name for each in path.glob(f"*/{CONFIG}"))
         raise FileNotFoundError(
             f"{path} holds no run: {CONFIG} is missing. Give the output folder of a training or a "
-            "scoring (OUTPUT_DIR)."
+            "scoring (OUTPUT_DIR)"
+            + (f"; below it, {', '.join(below[:10])} may be such." if below else ".")
         )
     return load_config(path / CONFIG)
 

@@ -94,7 +94,6 @@ def _over_iterations(
     y_text: Words,
     *,
     marks: Sequence[tuple[float, str]] = (),
-    remark: str = "",
 ) -> Chart:
     first = min((x for line in lines for x in line.x[:1]), default=0.0)
     last = max((x for line in lines for x in line.x[-1:]), default=1.0)
@@ -108,7 +107,7 @@ def _over_iterations(
         x_text=count,
         y_text=y_text,
         marks=tuple(marks),
-        remark=remark,
+        whole_x=True,
     )
 
 
@@ -189,9 +188,8 @@ def _score_chart(test_set: str, task: str, runs: Runs, best: Score | None) -> Ch
         marks = [(float(peaks[0].iterations[at]), text)]
     title = f"{task} on {test_set}"
     top = min(1.0, max(values) * 1.25) or 0.01
-    return _over_iterations(
-        title, f"{title} over the iterations, in percent", lines, (0.0, top), percent, marks=marks
-    )
+    description = f"{title} over the iterations, in percent"
+    return _over_iterations(title, description, lines, (0.0, top), percent_tick, marks=marks)
 
 
 def main_metrics(found: Iterable[str]) -> list[str]:
@@ -205,7 +203,11 @@ def scored(series: Series) -> Series:
     return Series(series.iterations, np.where(series.values < 0, np.nan, series.values))
 
 
-_CURVE_STYLES = {0.5: ("IoU 0.50", "c0"), 0.75: ("IoU 0.75", "c1 dashed"), None: ("mean", "c2")}
+_CURVE_STYLES = {
+    0.5: ("IoU 0.50", "c0"),
+    0.75: ("IoU 0.75", "c1 dashed"),
+    None: ("mean of IoUs", "c2"),
+}
 
 
 def precision_recall_charts(curves: Sequence[Curve]) -> list[tuple[str | None, Chart]]:
@@ -216,33 +218,40 @@ def precision_recall_charts(curves: Sequence[Curve]) -> list[tuple[str | None, C
     for name in names if several else [each for each in names if each is not None]:
         title = "mean of all classes" if name is None else name
         lines = [_precision_line(curve) for curve in curves if curve.class_name == name]
-        charts.append((name, _unit_chart(title, "precision over recall", lines, "recall")))
+        chart = _unit_chart(title, "precision over recall, in percent", lines, "recall")
+        charts.append((name, chart))
     return charts
 
 
 def _precision_line(curve: Curve) -> Line:
-    """Only the corners: COCO's precision falls in steps."""
+    """One curve; where it is pointed at, precision, and the score that gives it."""
     label, style = _CURVE_STYLES.get(curve.iou, (f"IoU {curve.iou}", "c3"))
-    texts = [f"{percent(value)} %" for value in curve.precision]
-    if curve.scores is not None:
-        texts = [
-            text if score is None else f"{text}, from score {score:.2f}"
-            for text, score in zip(texts, curve.scores, strict=True)
-        ]
-    return Line(label, RECALLS, curve.precision, style, texts=texts)
+    scores = curve.scores if curve.scores is not None and curve.iou == 0.5 else (None,) * 101
+    x, y, at = RECALLS[::2], curve.precision[::2], scores[::2]
+    texts = [
+        percent(value) if score is None else f"{percent(value)} (score {score:.2f})"
+        for value, score in zip(y, at, strict=True)
+    ]
+    return Line(label, [100 * each for each in x], y, style, texts=texts)
 
 
 def _unit_chart(
-    title: str, description: str, lines: Sequence[Line], x_label: str, *, diagonal: bool = False
+    title: str,
+    description: str,
+    lines: Sequence[Line],
+    x_label: str,
+    *,
+    y_label: str = "",
+    diagonal: bool = False,
 ) -> Chart:
     return Chart(
         title,
         description,
         tuple(lines),
-        (0.0, 1.0),
+        (0.0, 100.0),
         (0.0, 1.02),
-        x_label,
-        x_text=percent_tick,
+        f"{x_label}, %",
+        y_label=y_label,
         y_text=percent_tick,
         diagonal=diagonal,
     )
@@ -251,9 +260,9 @@ def _unit_chart(
 def calibration_chart(calibration: Calibration) -> Chart:
     """The share of hits over the mean score; on the diagonal where scores are probabilities."""
     bins = [each for each in calibration.bins if each.count]
-    x = [each.mean_score or 0.0 for each in bins]
+    x = [100 * (each.mean_score or 0.0) for each in bins]
     y = [each.precision or 0.0 for each in bins]
-    texts = [f"{percent(value)} % of {each.count}" for value, each in zip(y, bins, strict=True)]
+    texts = [f"{percent(value)} % of {each.count:,}" for value, each in zip(y, bins, strict=True)]
     line = Line("are hits", x, y, "c0", dots=True, texts=texts)
     return _unit_chart(
         "hits at each score", "share of hits over the score", [line], "score", diagonal=True

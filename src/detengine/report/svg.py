@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 36
 
+_MOST_TEXTS = 120
+
 Range = tuple[float, float]
 
 
@@ -38,7 +40,8 @@ class Chart:
     """Lines over two linear axes. What lies beyond the ranges is cut off.
 
     title: in the page, above; description: for who cannot see it. x_text, y_text: of a tick.
-    marks: places on the x axis, each with a word. diagonal: also draw x = y.
+    marks: places on the x axis, each with a word. diagonal: also draw the line from the lower left
+    corner to 1 at the end of the x axis. whole_x: name whole numbers only on the x axis.
     """
 
     title: str
@@ -52,7 +55,12 @@ class Chart:
     y_text: Callable[[float], str] = lambda value: f"{value:g}"
     marks: Sequence[tuple[float, str]] = ()
     diagonal: bool = False
-    remark: str = ""
+    whole_x: bool = False
+
+    @property
+    def has_raw(self) -> bool:
+        """Whether it shows what was logged behind what is smoothed."""
+        return any("raw" in line.style for line in self.lines)
 
     @property
     def legend(self) -> list[Line]:
@@ -94,8 +102,8 @@ class _Frame:
 
 def _parts(chart: Chart) -> Iterator[Markup]:
     frame = _Frame(chart.x_range, chart.y_range)
-    yield Markup('<svg class="chart" role="img" viewBox="0 0 {} {}" aria-label="{}">').format(
-        WIDTH, HEIGHT, f"{chart.title}. {chart.description}"
+    yield Markup('<svg class="chart" role="img" viewBox="0 0 {} {}" aria-label="{}"{}>').format(
+        WIDTH, HEIGHT, f"{chart.title}. {chart.description}", _axis(chart)
     )
     yield from _grid(chart, frame)
     # A nested svg cuts off what lies beyond it, without an id that must be unique in the page.
@@ -104,7 +112,7 @@ def _parts(chart: Chart) -> Iterator[Markup]:
         _LEFT, _TOP, width, height
     )
     if chart.diagonal:
-        ends = frame.x(0), frame.y(0), frame.x(1), frame.y(1)
+        ends = frame.x(chart.x_range[0]), frame.y(0), frame.x(chart.x_range[1]), frame.y(1)
         yield Markup('<path class="guide" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(*ends)
     for line in chart.lines:
         yield _line(line, frame)
@@ -125,6 +133,8 @@ def _grid(chart: Chart, frame: _Frame) -> Iterator[Markup]:
             + Markup("</text>")
         )
     for value in ticks(*chart.x_range, most=5):
+        if chart.whole_x and value != round(value):
+            continue
         yield _text("x", frame.x(value), HEIGHT - _BOTTOM + 15, chart.x_text(value))
     yield _text("label", WIDTH - _RIGHT, HEIGHT - 4, chart.x_label, anchor="end")
     if chart.y_label:
@@ -143,19 +153,31 @@ def _text(style: str, x: float, y: float, text: str, *, anchor: str = "") -> Mar
     )
 
 
+def _axis(chart: Chart) -> Markup:
+    """For the page's script: where the x axis begins and ends, in values and in the picture."""
+    if not any(line.texts for line in chart.lines):
+        return Markup("")
+    return Markup(' data-axis="{:g} {:g} {} {}"').format(*chart.x_range, _LEFT, WIDTH - _RIGHT)
+
+
 def _line(line: Line, frame: _Frame) -> Markup:
     """The path, with a gap where a value is none."""
-    places = []
+    places: list[str] = []
     pen = "M"
-    for x, y in zip(line.x, line.y, strict=True):
-        if math.isfinite(y):
+    values = [(x, y) for x, y in zip(line.x, line.y, strict=True)]
+    for n, (x, y) in enumerate(values):
+        if not math.isfinite(y):
+            pen = "M"
+            continue
+        neighbours = {value for _, value in values[max(0, n - 1) : n + 2]}
+        if pen == "M" or len(neighbours) > 1 or n == len(values) - 1:  # no corner otherwise
             places.append(f"{pen}{frame.x(x):.1f} {frame.y(y):.1f}")
-        pen = "L" if math.isfinite(y) else "M"
+        pen = "L"
     shown = Markup("")
     if line.texts:
-        at = " ".join(f"{frame.x(x):.1f}" for x in line.x)
-        shown = Markup(' data-name="{}" data-at="{}" data-x="{}" data-y="{}"').format(
-            line.name, at, "|".join(f"{x:g}" for x in line.x), "|".join(line.texts)
+        step = -(-len(line.texts) // _MOST_TEXTS)
+        shown = Markup(' data-name="{}" data-x="{}" data-y="{}"').format(
+            line.name, "|".join(f"{x:g}" for x in line.x[::step]), "|".join(line.texts[::step])
         )
     return Markup('<path class="line {}" d="{}"{}/>').format(line.style, "".join(places), shown)
 

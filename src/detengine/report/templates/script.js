@@ -1,13 +1,17 @@
 "use strict";
 // Values where a chart is pointed at; the chapter that is read; everything unfolded for printing.
-for (const svg of document.querySelectorAll("svg.chart")) {
-  const lines = [...svg.querySelectorAll("[data-y]")].map((path) => ({
-    name: path.dataset.name,
-    style: path.getAttribute("class"),
-    at: path.dataset.at.split(" ").map(Number),
-    x: path.dataset.x.split("|"),
-    y: path.dataset.y.split("|"),
-  }));
+for (const svg of document.querySelectorAll("svg.chart[data-axis]")) {
+  const [low, high, start, end] = svg.dataset.axis.split(" ").map(Number);
+  const lines = [...svg.querySelectorAll("[data-y]")].map((path) => {
+    const x = path.dataset.x.split("|");
+    return {
+      name: path.dataset.name,
+      style: path.getAttribute("class"),
+      x,
+      at: x.map((value) => start + ((value - low) / (high - low)) * (end - start)),
+      y: path.dataset.y.split("|"),
+    };
+  });
   const rule = svg.querySelector(".rule");
   const figure = svg.closest("figure");
   if (!lines.length || !figure) continue;
@@ -67,6 +71,13 @@ if ("IntersectionObserver" in window) {
     { rootMargin: "-10% 0px -80% 0px" },
   );
   for (const section of document.querySelectorAll("main > section")) observer.observe(section);
+}
+
+for (const button of document.querySelectorAll("button.pair")) {
+  button.addEventListener("click", () => {
+    const isLarge = button.closest("figure").classList.toggle("large");
+    button.setAttribute("aria-pressed", isLarge);
+  });
 }
 
 addEventListener("beforeprint", () => {
