@@ -23,6 +23,7 @@ from processes import SECONDS, ForkServer
 CONFIG = """\
 CONVENTIONS: modern
 OUTPUT_DIR: {folder}/run
+REPORT: False
 DATASETS:
   ROOT: {folder}
   DEFINE:

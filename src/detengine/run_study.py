@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from detengine.config.catalog import find_definition
 from detengine.config.load import replace as replace_values
-from detengine.config.schema import Config
+from detengine.config.schema import CocoDefinition, Config
 from detengine.data.build import load_truth
 from detengine.data.images import read_image
 from detengine.evaluation.analysis import analyze
@@ -18,6 +19,7 @@ from detengine.evaluation.build import build_scoring_options, gives_proposals, i
 from detengine.evaluation.predictions_file import load_class_names, load_predictions
 from detengine.report.draw import draw_both
 from detengine.report.study import Picture, Study
+from detengine.rescoring import load_truths
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
 
@@ -46,7 +48,7 @@ def study(
     try:
         truth, image_folder = load_test_set(cfg, test_set, working_folder)
     except (OSError, ValueError) as error:
-        return Study(test_set, reasons={"all": f"its annotations cannot be read: {error}"})
+        return Study(test_set, reasons={"all": f"the data set cannot be read: {error}"})
     known = Study(test_set, objects=count_objects(truth))
     if gives_proposals(cfg):
         why = "the model gives proposals, which have no class: they are scored by their recall"
@@ -81,18 +83,28 @@ def study(
 def load_test_set(cfg: Config, name: str, working_folder: Path | None) -> tuple[GroundTruth, Path]:
     """A test set's annotations, and the folder of its images, wherever the run was started.
 
-    Raises FileNotFoundError, ValueError or OSError as `load_truth` does from the present folder.
+    Of a COCO file the images may be gone. Raises FileNotFoundError, ValueError or OSError as
+    `load_truth` does from the present folder.
     """
+    places = [cfg]
     if working_folder is not None:
         root = cfg.DATASETS.ROOT
         if not root and name not in cfg.DATASETS.DEFINE:
             root = "datasets"
         there = replace_values(cfg, {"DATASETS.ROOT": str(working_folder / root)})
+        places = [there, cfg]  # the folder may have moved together with its data
+    errors = []
+    for place in places:
         try:
-            return load_truth(there, name, for_scoring=True)
-        except FileNotFoundError:
-            pass  # the folder may have moved together with its data
-    return load_truth(cfg, name, for_scoring=True)
+            return load_truth(place, name, for_scoring=True)
+        except FileNotFoundError as error:
+            errors.append(error)
+    for place in places:
+        definition, root = find_definition(place.DATASETS, name)
+        if isinstance(definition, CocoDefinition) and (root / definition.ANNOTATIONS).is_file():
+            (truth,) = load_truths(place, root / definition.ANNOTATIONS).values()
+            return truth, root / definition.IMAGES
+    raise errors[-1]
 
 
 def count_objects(truth: GroundTruth) -> dict[str, int]:
