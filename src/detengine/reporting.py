@@ -43,6 +43,7 @@ from detengine.run_summary import (
     digests_of,
     environments_of,
     facts_of,
+    moment,
     phases_of,
     stages_of,
     status_of,
@@ -94,7 +95,7 @@ def page_of(run: RunFolder, studies: Sequence[Study]) -> RunPage:
     return RunPage(
         name=run.name,
         status=status_of(run),
-        written=now().replace("T", " "),
+        written=moment(now()),
         facts=list(facts_of(run)),
         cards=list(cards_of(run))[:8],
         losses=loss_charts(runs),
@@ -138,7 +139,7 @@ def write_comparison(run_folders: Sequence[Path], output: Path, *, samples: int 
     names = _distinct_names(runs)
     histories = [(name, run.history) for name, run in zip(names, runs, strict=True)]
     page = ComparisonPage(
-        written=now().replace("T", " "),
+        written=moment(now()),
         runs=[
             Compared(name, str(run.path), status_of(run), colour(n))
             for n, (name, run) in enumerate(zip(names, runs, strict=True))

@@ -74,8 +74,8 @@ class Session:
 
 
 def now() -> str:
-    """This moment, to the second, with the zone's offset."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+    """This moment, to the millisecond, with the zone's offset."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 def begin_session(kind: Literal["train", "eval"], device: torch.device, start: str) -> Session:

@@ -27,7 +27,7 @@ SCORE_THRESHOLD = 0.5
 """From which score on detections are drawn, and counted as found in an image."""
 MOST_DETECTIONS = 600_000
 """Of a test set that a run analyses by itself: COCO val2017's 5,000 images have 500,000."""
-_WORST, _BEST = 6, 3
+_WORST, _BEST = 6, 4
 _PANEL_WIDTH, _QUALITY = 560, 78
 
 
@@ -100,10 +100,10 @@ def load_test_set(cfg: Config, name: str, working_folder: Path | None) -> tuple[
         except FileNotFoundError as error:
             errors.append(error)
     for place in places:
-        definition, root = find_definition(place.DATASETS, name)
-        if isinstance(definition, CocoDefinition) and (root / definition.ANNOTATIONS).is_file():
-            (truth,) = load_truths(place, root / definition.ANNOTATIONS).values()
-            return truth, root / definition.IMAGES
+        definition, base = find_definition(place.DATASETS, name)
+        if isinstance(definition, CocoDefinition) and (base / definition.ANNOTATIONS).is_file():
+            (truth,) = load_truths(place, base / definition.ANNOTATIONS).values()
+            return truth, base / definition.IMAGES
     raise errors[-1]
 
 

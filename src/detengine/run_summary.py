@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def status_of(run: RunFolder) -> Status:
     if session.kind == "eval":
         return _with_state(session, f"A scoring of {session.weights}")
     max_iter = run.cfg.SOLVER.MAX_ITER
+    if session.state == "running":  # the metrics may be newer than the record
+        session = replace(session, iteration=max(session.iteration, run.history.iteration))
     place = f"iteration {session.iteration:,} of {max_iter:,}"
     if session.state == "finished" and session.iteration < max_iter:
         place = f"ended early, at {place}"
@@ -40,7 +43,7 @@ def status_of(run: RunFolder) -> Status:
 
 
 def _with_state(session: Session, place: str, folder: Path | None = None) -> Status:
-    since, until = _moment(session.start), _moment(session.seen)
+    since, until = moment(session.start), moment(session.seen)
     took = duration(session.total_seconds)
     if session.state == "running":
         if _is_alive(session, folder):
@@ -83,7 +86,8 @@ def _is_alive(session: Session, folder: Path | None) -> bool:
     return True
 
 
-def _moment(text: str) -> str:
+def moment(text: str) -> str:
+    """A session's time as a page shows it."""
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -243,7 +247,7 @@ def environments_of(run: RunFolder) -> list[tuple[str, dict[str, str]]]:
     for session in reversed(run.sessions):
         from_to = f"iterations {session.start_iteration:,} to {session.iteration:,}"
         what = from_to if session.kind == "train" else "scoring"
-        title = f"{_moment(session.start)}: {what}, {session.state}"
+        title = f"{moment(session.start)}: {what}, {session.state}"
         places = {"host": session.host, "working folder": session.working_folder}
         found.append((title, {"command": session.command, **session.environment, **places}))
     return found
@@ -289,7 +293,8 @@ def commands_of(run: RunFolder) -> Iterator[Step]:
     if ranks != "1":
         start = f"torchrun --standalone --nproc-per-node {ranks} -m detengine"
     if run.sessions:
-        yield Step("What was typed", run.sessions[-1].command)
+        what = "What was typed" if ranks == "1" else f"What each of the {ranks} ranks was given"
+        yield Step(f"{what}, in {run.sessions[-1].working_folder}", run.sessions[-1].command)
     if (run.path / "config.yaml").is_file():
         again = shlex.quote(f"{run.path}-again")
         yield Step(
