@@ -14,8 +14,16 @@ from detengine.config.schema import Config
 from detengine.evaluation.build import gives_proposals
 from detengine.evaluation.result import LOSS
 from detengine.output_folder import is_held
-from detengine.report.charts import count, duration, main_metrics, number, percent, scored
-from detengine.report.history import Score, smoothed
+from detengine.report.charts import (
+    count,
+    duration,
+    main_metrics,
+    number,
+    percent,
+    scored,
+    window_of,
+)
+from detengine.report.history import Score
 from detengine.report.page import Card, Phase, Status, Step, Table
 from detengine.run_folder import PlainScores, RunFolder, flattened
 from detengine.run_record import Session
@@ -130,10 +138,8 @@ def cards_of(run: RunFolder) -> Iterator[Card]:
     losses = run.history.losses()
     if "loss" in losses:
         series = losses["loss"]
-        window = max(1, len(series.values) // 25)
-        value = float(smoothed(series.values, window)[-max(1, window // 2) :][0])
-        first = float(series.values[0])
-        yield Card("total loss", number(value), f"at the start {number(first)}")
+        first, now = float(series.values[0]), series.last_mean(window_of(series))
+        yield Card("total loss", number(now), f"at the start {number(first)}")
     training = [each for each in run.sessions if each.kind == "train"]
     if training:
         step = run.history.series.get("train/time")

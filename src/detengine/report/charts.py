@@ -158,38 +158,37 @@ def score_charts(runs: Runs, best: Score | None = None) -> list[Chart]:
 
 
 def _score_chart(test_set: str, task: str, runs: Runs, best: Score | None) -> Chart | None:
-    lines, peaks = [], []
+    lines = []
     for n, (run, history) in enumerate(runs):
-        found = {
-            score.metric: series
-            for score, series in history.scores().items()
-            if (score.test_set, score.task) == (test_set, task)
-        }
-        metrics = main_metrics(found)[: None if len(runs) == 1 else 1]
-        if best is not None and (best.test_set, best.task) == (test_set, task):
-            metrics = (
-                list(dict.fromkeys([best.metric, *metrics])) if best.metric in found else metrics
-            )
-        for k, metric in enumerate(metrics):
-            of_metric = thinned(scored(found[metric]), _POINTS)
-            label = metric if len(runs) == 1 else f"{run} {metric}"
-            lines.append(
-                _line(label, of_metric, colour(k if len(runs) == 1 else n), percent, dots=True)
-            )
-            if k == 0 and len(of_metric.values):
-                peaks.append(of_metric)
+        found = history.metrics_of(test_set, task)
+        metrics = main_metrics(found)
+        if best is not None and best[:2] == (test_set, task) and best.metric in found:
+            metrics = list(dict.fromkeys([best.metric, *metrics]))
+        for k, metric in enumerate(metrics if len(runs) == 1 else metrics[:1]):
+            name, style = (metric, colour(k)) if len(runs) == 1 else (f"{run}, {metric}", colour(n))
+            series = thinned(scored(found[metric]), _POINTS)
+            lines.append(_line(name, series, style, percent, dots=True))
     values = [value for line in lines for value in line.y if math.isfinite(value)]
     if not values:
         return None
-    marks = []
-    if len(runs) == 1 and len(peaks[0].values) > 1:
-        at = int(np.nanargmax(peaks[0].values))
-        text = f"best {lines[0].name} {percent(peaks[0].values[at])}"
-        marks = [(float(peaks[0].iterations[at]), text)]
     title = f"{task} on {test_set}"
-    top = min(1.0, max(values) * 1.25) or 0.01
-    description = f"{title} over the iterations, in percent"
-    return _over_iterations(title, description, lines, (0.0, top), percent_tick, marks=marks)
+    return _over_iterations(
+        title,
+        f"{title} over the iterations, in percent",
+        lines,
+        (0.0, min(1.0, max(values) * 1.25) or 0.01),
+        percent_tick,
+        marks=_best_of(lines[0]) if len(runs) == 1 else (),
+    )
+
+
+def _best_of(line: Line) -> list[tuple[float, str]]:
+    """A mark at a line's highest point, the first of several; none of a single point."""
+    points = [(y, x) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+    if len(points) < 2:
+        return []
+    y, x = max(points, key=lambda point: point[0])
+    return [(x, f"best {line.name} {percent(y)}")]
 
 
 def main_metrics(found: Iterable[str]) -> list[str]:

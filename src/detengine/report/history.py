@@ -25,6 +25,10 @@ class Series:
         """The last value; NaN if there is none."""
         return float(self.values[-1]) if len(self.values) else math.nan
 
+    def last_mean(self, number: int) -> float:
+        """The mean of the last values; NaN if none of them is finite."""
+        return Series(self.iterations[-number:], self.values[-number:]).mean
+
     @property
     def mean(self) -> float:
         """Of the finite values; NaN if there is none."""
@@ -60,6 +64,14 @@ class History:
             if name.startswith("train/loss")
         }
         return dict(sorted(found.items(), key=lambda item: item[0] != "loss"))
+
+    def metrics_of(self, test_set: str, task: str) -> dict[str, Series]:
+        """The metrics of one task, by name."""
+        return {
+            score.metric: series
+            for score, series in self.scores().items()
+            if score[:2] == (test_set, task)
+        }
 
     def scores(self) -> dict[Score, Series]:
         """What was measured on test sets, losses included."""
