@@ -98,6 +98,15 @@ def pillow_size(size: tuple[int, int], min_size: int, max_size: int) -> tuple[in
     return (scaled, min_size) if size[0] > size[1] else (min_size, scaled)
 
 
+def scales_of(sizes: Tensor, min_size: int, max_size: int) -> Tensor:
+    """float64[I]: by what either rule scales images, but for its rounding.
+
+    sizes: int64[I, 2], (height, width).
+    """
+    edges = sizes.double()
+    return torch.minimum(min_size / edges.amin(dim=1), max_size / edges.amax(dim=1))
+
+
 class RandomCrop(v2.Transform):  # type: ignore[misc]
     """Cut out a window of (height, width) at a random place; of a smaller image, what is there.
 

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.detection._utils import Matcher
 
 from detengine.config.schema import Config
-from detengine.modeling.anchors import AnchorGenerator
+from detengine.modeling.build_anchors import build_anchor_generator
 from detengine.modeling.build_arithmetic import make_arithmetic
 from detengine.modeling.build_backbone import build_backbone
 from detengine.modeling.build_preprocess import build_preprocess
@@ -25,7 +25,7 @@ def build_retinanet(cfg: Config) -> nn.Module:
     anchors. Raises ValueError, naming the key, for what `build_backbone` does not build.
     """
     backbone: Any = build_backbone(cfg)
-    anchor_generator = _build_anchor_generator(cfg)
+    anchor_generator = build_anchor_generator(cfg)
     retinanet = cfg.MODEL.RETINANET
     if retinanet.NUM_CLASSES is None:
         raise ValueError(
@@ -47,21 +47,6 @@ def build_retinanet(cfg: Config) -> nn.Module:
         head,
         losses=_make_losses(cfg),
         selector=_make_selector(cfg),
-    )
-
-
-def _build_anchor_generator(cfg: Config) -> AnchorGenerator:
-    """SCALES_PER_OCTAVE sizes on each level, evenly over an octave in logarithm."""
-    retinanet = cfg.MODEL.RETINANET
-    scales = [
-        retinanet.OCTAVE ** (index / retinanet.SCALES_PER_OCTAVE)
-        for index in range(retinanet.SCALES_PER_OCTAVE)
-    ]
-    return AnchorGenerator(
-        [[scale * size for scale in scales] for size in retinanet.ANCHOR_SIZES],
-        retinanet.ASPECT_RATIOS,
-        retinanet.ANCHOR_STRIDES,
-        cfg.MODEL.ARITHMETIC.ANCHORS,
     )
 
 

@@ -7,7 +7,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.rpn import RPNHead
 
 from detengine.config.schema import Config
-from detengine.modeling.anchors import AnchorGenerator
+from detengine.modeling.build_anchors import build_anchor_generator
 from detengine.modeling.build_arithmetic import make_arithmetic
 from detengine.modeling.build_fbnet import build_fbnet_rpn_head
 from detengine.modeling.matching import AnchorSampling
@@ -23,9 +23,7 @@ def build_rpn(cfg: Config, backbone: Any) -> RegionProposalNetwork:
     """
     rpn = cfg.MODEL.RPN
     _raise_if_strides_differ(cfg, tuple(backbone.strides))
-    anchor_generator = AnchorGenerator(
-        _sizes_of_levels(cfg), rpn.ASPECT_RATIOS, rpn.ANCHOR_STRIDE, cfg.MODEL.ARITHMETIC.ANCHORS
-    )
+    anchor_generator = build_anchor_generator(cfg)
     return RegionProposalNetwork(
         anchor_generator,
         _build_head(cfg, backbone.out_channels, anchor_generator.anchors_per_cell),
@@ -50,12 +48,6 @@ def _raise_if_strides_differ(cfg: Config, of_backbone: tuple[int, ...]) -> None:
             f"MODEL.BACKBONE.CONV_BODY {cfg.MODEL.BACKBONE.CONV_BODY} have the strides "
             f"{list(of_backbone)}; give these, or choose another body"
         )
-
-
-def _sizes_of_levels(cfg: Config) -> list[tuple[int, ...]]:
-    """The anchors' sizes of each level: one each on a pyramid, else all on the one level."""
-    sizes = cfg.MODEL.RPN.ANCHOR_SIZES
-    return [(size,) for size in sizes] if cfg.MODEL.RPN.USE_FPN else [tuple(sizes)]
 
 
 def _build_head(cfg: Config, in_channels: int, anchors_per_cell: int) -> nn.Module:
