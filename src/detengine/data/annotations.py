@@ -56,10 +56,13 @@ def pack_columns(
     images: FoundImages,
     parts: list[ObjectColumns],
     keypoint_names: tuple[str, ...] = (),
+    *,
+    with_impossible_boxes: bool = False,
 ) -> GroundTruth:
     """As pack_annotations, of all parts in their order. Empties the list, to have their memory.
 
     An annotation without keypoints among those with J of them has J times zeros.
+    with_impossible_boxes: keep them, for somebody who asks `impossible_boxes` himself.
     """
     annotation_ids = joined(parts, "annotation_ids")
     raise_if_twice(source, "annotation id", annotation_ids.tolist())
@@ -88,7 +91,8 @@ def pack_columns(
         num_keypoints=num_keypoints if keypoints.size else None,
         keypoint_names=keypoint_names,
     )
-    _raise_if_boxes_impossible(source, truth)
+    if not with_impossible_boxes:
+        _raise_if_boxes_impossible(source, truth)
     return truth
 
 
@@ -152,7 +156,17 @@ def sizes_wh(truth: GroundTruth) -> torch.Tensor:
     return truth.image_sizes[image_of_annotation(truth)].flip(1)
 
 
-def _raise_if_boxes_impossible(source: Path, truth: GroundTruth) -> None:
+@dataclass(frozen=True)
+class ImpossibleBoxes:
+    """Annotations whose boxes cannot be. culprits: bool[N]; complaint: follows on "the box"."""
+
+    culprits: torch.Tensor
+    complaint: str
+    cure: str
+
+
+def impossible_boxes(truth: GroundTruth) -> list[ImpossibleBoxes]:
+    """The three kinds of box that no reader lets pass, those included that have no culprit."""
     corner, extent = truth.boxes_xywh[:, :2], truth.boxes_xywh[:, 2:]
     far_corner, size = corner + extent, sizes_wh(truth)
     not_finite = ~truth.boxes_xywh.isfinite().all(dim=1)
@@ -160,20 +174,37 @@ def _raise_if_boxes_impossible(source: Path, truth: GroundTruth) -> None:
     # a box with an area needs some of it inside; one without may lie on the edge
     beyond = (corner > size) | (far_corner < 0)
     beyond |= (extent > 0) & ((corner >= size) | (far_corner <= 0))
-    outside = beyond.any(dim=1)
-    for culprits, complaint, cure in (
-        (not_finite, "is not finite", "Correct the annotation or take it out."),
-        (negative, "has a negative size", "Is it [x, y, width, height], and not two corners?"),
-        (outside, "lies entirely outside of its image", "Do the boxes belong to resized images?"),
-    ):
-        if culprits.any():
-            first = int(culprits.nonzero()[0, 0])
-            width, height = size[first].tolist()
+    return [
+        ImpossibleBoxes(not_finite, "is not finite", "Correct the annotation or take it out."),
+        ImpossibleBoxes(
+            negative, "has a negative size", "Is it [x, y, width, height], and not two corners?"
+        ),
+        ImpossibleBoxes(
+            beyond.any(dim=1),
+            "lies entirely outside of its image",
+            "Do the boxes belong to resized images?",
+        ),
+    ]
+
+
+def box_in_words(truth: GroundTruth, position: int) -> str:
+    """A box, its image's file and that image's size, for messages."""
+    image = int(image_of_annotation(truth)[position])
+    height, width = truth.image_sizes[image].tolist()
+    return (
+        f"[x, y, width, height] = {truth.boxes_xywh[position].tolist()} in "
+        f"{truth.file_name(image)} of {width} x {height} pixels (width x height)"
+    )
+
+
+def _raise_if_boxes_impossible(source: Path, truth: GroundTruth) -> None:
+    for kind in impossible_boxes(truth):
+        if kind.culprits.any():
+            first = int(kind.culprits.nonzero()[0, 0])
             raise ValueError(
-                f"{source}: the box of annotation {int(truth.annotation_ids[first])} {complaint}: "
-                f"[x, y, width, height] = {truth.boxes_xywh[first].tolist()} in "
-                f"{truth.file_name(int(image_of_annotation(truth)[first]))} of {width} x {height} "
-                f"pixels (width x height). {int(culprits.sum())} annotations are like this. {cure}"
+                f"{source}: the box of annotation {int(truth.annotation_ids[first])} "
+                f"{kind.complaint}: {box_in_words(truth, first)}. "
+                f"{int(kind.culprits.sum())} annotations are like this. {kind.cure}"
             )
 
 

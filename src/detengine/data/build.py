@@ -137,14 +137,16 @@ def build_datasets(
     class_names: Sequence[str] | None = None,
     *,
     for_scoring: bool = False,
+    loaded: dict[str, tuple[GroundTruth, Path]] | None = None,
 ) -> list[DetectionDataset]:
     """The named data sets, whose labels all mean the same classes.
 
     class_names: as in make_data_loader; a data set with a class beyond them is refused, unless
     DATASETS.CLASSES says that the choice is deliberate. for_scoring: their ground truth has what
-    only scoring asks for, too.
+    only scoring asks for, too. loaded: what `load_truth` gives of them, where it is there already.
     """
-    loaded = {name: load_truth(cfg, name, for_scoring=for_scoring) for name in names}
+    if loaded is None:
+        loaded = {name: load_truth(cfg, name, for_scoring=for_scoring) for name in names}
     if class_names is None:
         class_names = _choose_class_names(cfg, loaded)
     elif cfg.DATASETS.CLASSES is None:

@@ -111,7 +111,7 @@ def _read_categories(path: Path, entries: Entries) -> tuple[Categories, tuple[st
     pairs = list(zip(where, entries, strict=True))
     names = tuple(str(require(path, at, entry, "name")) for at, entry in pairs)
     ids = tuple(read_integer(path, at, entry, "id") for at, entry in pairs)
-    schemes = {_keypoint_names(path, *pair) for pair in pairs} - {()}
+    schemes = {keypoint_names_of(path, *pair) for pair in pairs} - {()}
     if len(schemes) > 1:
         raise ValueError(
             f"{path}: its categories name different keypoints ({sorted(map(len, schemes))} of "
@@ -123,7 +123,7 @@ def _read_categories(path: Path, entries: Entries) -> tuple[Categories, tuple[st
         raise ValueError(f"{path}: {error}") from error
 
 
-def _keypoint_names(path: Path, where: str, entry: Entry) -> tuple[str, ...]:
+def keypoint_names_of(path: Path, where: str, entry: Entry) -> tuple[str, ...]:
     names = entry.get("keypoints") or []
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
         raise ValueError(
@@ -164,14 +164,14 @@ def _sizes_one_by_one(
 ) -> list[tuple[int, int]]:
     """As the entries say, or else as the files do. Raises ValueError, naming the image."""
     return [
-        _size(path, f"image {n}", entry)
+        size_of_entry(path, f"image {n}", entry)
         if folder is None or ("height" in entry and "width" in entry)
         else read_size(folder / file_name)
         for n, (entry, file_name) in enumerate(zip(entries, file_names, strict=True))
     ]
 
 
-def _size(path: Path, where: str, entry: Entry) -> tuple[int, int]:
+def size_of_entry(path: Path, where: str, entry: Entry) -> tuple[int, int]:
     height, width = (_edge(path, where, entry, key) for key in ("height", "width"))
     if height * width >= _MOST_PIXELS:
         raise ValueError(

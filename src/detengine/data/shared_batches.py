@@ -103,6 +103,11 @@ class SharedBatches:
         return len(self._own) - 1, block
 
 
+def most_shared_memory(bytes_of_batch: int, workers: int) -> int:
+    """Bytes that the blocks of so many workers take, if all their batches are as large."""
+    return workers * _BLOCKS * -(-(_HEADER + bytes_of_batch) // _WHOLE) * _WHOLE
+
+
 _RECEIVERS: weakref.WeakValueDictionary[str, SharedBatches] = weakref.WeakValueDictionary()
 
 

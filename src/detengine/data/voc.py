@@ -39,18 +39,17 @@ def load_voc(
     Raises FileNotFoundError for a missing file, ValueError for a class that is not among `classes`,
     for xml that is damaged or has a DTD, and for an impossible box; each names the file.
     """
-    image_folder, source = root / images, root / annotations
-    if split is None:
-        stems = _all_stems(source, name)
-    else:
-        stems, source = _read_split(root, split, name), _split_file(root, split)
+    image_folder = root / images
+    stems = read_stems(root, split, name, annotations=annotations)
+    source = source_of(root, split, annotations=annotations)
+    raise_if_twice(source, "image", stems)
     pages = [read_page(root / annotations / f"{stem}.xml") for stem in stems]
     file_names = _find_images(image_folder, stems, pages)
     sizes = [
         page.size or read_size(image_folder / file_name)
         for page, file_name in zip(pages, file_names, strict=True)
     ]
-    names = tuple(classes) if classes is not None else _names_found(pages)
+    names = tuple(classes) if classes is not None else names_found(pages)
     categories = Categories(names, tuple(range(1, len(names) + 1)))
     category_ids = dict(zip(categories.names, categories.ids, strict=True))
     found = [(image, page, each) for image, page in enumerate(pages) for each in page.objects]
@@ -58,7 +57,7 @@ def load_voc(
         FoundObject(
             image=image,
             annotation_id=annotation_id,
-            category_id=_category_id(page.path, each.name, category_ids),
+            category_id=category_id_of(page.path, each.name, category_ids),
             box_xywh=each.box_xywh,
             area=each.box_xywh[2] * each.box_xywh[3],
             is_difficult=each.is_difficult,
@@ -69,12 +68,24 @@ def load_voc(
     return pack_annotations(source, categories, found_images, objects)
 
 
-def _split_file(root: Path, split: str) -> Path:
+def source_of(root: Path, split: str | None, *, annotations: str) -> Path:
+    """What says which images there are: the split's file, or the folder of the xml files."""
+    return root / annotations if split is None else split_file(root, split)
+
+
+def split_file(root: Path, split: str) -> Path:
     return root / "ImageSets" / "Main" / f"{split}.txt"
 
 
+def read_stems(root: Path, split: str | None, name: str, *, annotations: str) -> list[str]:
+    """The ids of the images as they are listed, doubled ones included."""
+    if split is None:
+        return _all_stems(root / annotations, name)
+    return _read_split(root, split, name)
+
+
 def _read_split(root: Path, split: str, name: str) -> list[str]:
-    path = _split_file(root, split)
+    path = split_file(root, split)
     if not path.is_file():
         there = sorted(each.stem for each in path.parent.glob("*.txt"))
         raise FileNotFoundError(
@@ -82,9 +93,7 @@ def _read_split(root: Path, split: str, name: str) -> list[str]:
             f"Splits found there: {', '.join(there) or 'none'}. "
             "Correct its ROOT or SPLIT, or DATASETS.ROOT."
         )
-    stems = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    raise_if_twice(path, "image", stems)
-    return stems
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
 def _all_stems(folder: Path, name: str) -> list[str]:
@@ -98,11 +107,11 @@ def _all_stems(folder: Path, name: str) -> list[str]:
     return stems
 
 
-def _names_found(pages: Iterable[VocPage]) -> tuple[str, ...]:
+def names_found(pages: Iterable[VocPage]) -> tuple[str, ...]:
     return tuple(sorted({each.name for page in pages for each in page.objects}))
 
 
-def _category_id(path: Path, name: str, category_ids: Mapping[str, int]) -> int:
+def category_id_of(path: Path, name: str, category_ids: Mapping[str, int]) -> int:
     if name not in category_ids:
         raise ValueError(
             f"{path} has the unknown class {name!r}; the data set's CLASSES are "
@@ -114,23 +123,35 @@ def _category_id(path: Path, name: str, category_ids: Mapping[str, int]) -> int:
 
 def _find_images(folder: Path, stems: Sequence[str], pages: Sequence[VocPage]) -> list[str]:
     """Each image's name in the folder. Its id goes before its <filename>, which is often stale."""
+    names_of_stem = names_by_stem(folder)
+    return [
+        find_image(folder, stem, page, names_of_stem)
+        for stem, page in zip(stems, pages, strict=True)
+    ]
+
+
+def names_by_stem(folder: Path) -> dict[str, list[str]]:
+    """The names of a folder's files, but for those that are no images, by their stems."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: a VOC data set keeps its images there")
-    names_of_stem: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, list[str]] = defaultdict(list)
     for file in folder.iterdir():
         if file.suffix.lower() not in _NO_IMAGES:
-            names_of_stem[file.stem].append(file.name)
-    found = []
-    for stem, page in zip(stems, pages, strict=True):
-        candidates = names_of_stem.get(stem, [])
-        named = page.file_name
-        if len(candidates) == 1:
-            found.append(candidates[0])
-        elif named and (named in candidates or (not candidates and (folder / named).is_file())):
-            found.append(named)
-        else:
-            raise FileNotFoundError(
-                f"the image of {page.path} must be {folder / stem} with one suffix, or its "
-                f"<filename> ({named}), but {', '.join(sorted(candidates)) or 'neither'} is there"
-            )
+            found[file.stem].append(file.name)
     return found
+
+
+def find_image(
+    folder: Path, stem: str, page: VocPage, names_of_stem: Mapping[str, Sequence[str]]
+) -> str:
+    """The image's name in the folder. Raises FileNotFoundError if it is not clear, or not there."""
+    candidates = names_of_stem.get(stem, [])
+    named = page.file_name
+    if len(candidates) == 1:
+        return candidates[0]
+    if named and (named in candidates or (not candidates and (folder / named).is_file())):
+        return named
+    raise FileNotFoundError(
+        f"the image of {page.path} must be {folder / stem} with one suffix, or its "
+        f"<filename> ({named}), but {', '.join(sorted(candidates)) or 'neither'} is there"
+    )

@@ -147,6 +147,12 @@ def _wait_for_a_death(data: ObservedData) -> str:
     return ""
 
 
+def stop_workers(batches: Iterator[Any]) -> None:
+    """End the processes behind a loader's iterator, which will not be read any further."""
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+
+
 def _end_workers() -> None:
     """Before Python, at its end, asks its loading processes by SIGTERM, and waits for them."""
     ours: set[int] = set().union(*(data.process_ids() for data in _OBSERVED))

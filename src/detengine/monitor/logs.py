@@ -92,3 +92,26 @@ def close_logging() -> None:
         handler.close()
     logger.setLevel(logging.NOTSET)
     logger.propagate = True
+
+
+@contextmanager
+def collected_warnings(name: str) -> Iterator[list[str]]:
+    """A block in which a logger shows nothing; what it warns of is in the list, each once."""
+    logger = logging.getLogger(name)
+    found: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if message not in found:
+                found.append(message)
+
+    handler = Collect(logging.WARNING)
+    propagates = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.propagate = propagates
+        logger.removeHandler(handler)

@@ -1,0 +1,144 @@
+"""Annotations that a reader lets pass, and that are most likely not what was meant."""
+
+import torch
+from torch import Tensor
+
+from detengine.data.annotations import image_of_annotation, sizes_wh
+from detengine.structures.finding import LISTED, Finding, counted
+from detengine.structures.ground_truth import GroundTruth
+
+_MOST_PIXELS_BEYOND = 1
+"""As in `dataset`: rounding, and formats that count from 0 or 1."""
+_MANY = 0.5
+"""The share of images without annotations from which on that is worth a warning."""
+
+
+def check_annotations(
+    truth: GroundTruth, name: str, *, with_masks: bool, with_keypoints: bool, for_training: bool
+) -> list[Finding]:
+    """What is amiss with a data set's annotations. with_masks, with_keypoints: they are asked for.
+
+    for_training: the data set is trained on, where an image without annotations is background.
+    """
+    counts = ~truth.is_crowd & ~truth.is_difficult
+    sides = truth.boxes_xywh[:, 2:]
+    beyond = _pixels_beyond(truth) > _MOST_PIXELS_BEYOND
+    checks = [
+        (
+            (sides <= 0).any(dim=1) & counts,
+            "without width or height, which {are} not trained on",
+            "Draw {them} anew, or take {them} out.",
+        ),
+        (
+            beyond & counts,
+            "with a box that reaches out of its image by more than a pixel; it is clipped",
+            "Do the boxes belong to the images as they are stored? Look with `detengine show`.",
+        ),
+        (
+            _doubled(truth),
+            "that {stand} twice: the same class and box in the same image",
+            "Take one of each out: a model is punished for finding the object once.",
+        ),
+    ]
+    if with_masks and truth.masks is not None:
+        empty = truth.masks.offsets.diff() == 0
+        what = "without a mask, which {are} not trained on (MODEL.MASK_ON)"
+        checks.append((empty & counts, what, "Add the {masks}, or set MODEL.MASK_ON to False."))
+    if with_keypoints and truth.num_keypoints is not None:
+        bare = truth.num_keypoints == 0
+        what = "without a labelled keypoint (MODEL.KEYPOINT_ON): only {their} boxes are trained on"
+        checks.append((bare & counts, what, ""))
+    findings = [
+        Finding(
+            "note" if not cure else "warning",
+            name,
+            f"{counted(int(culprits.sum()), 'annotation')} {_agreeing(what, culprits)}: "
+            f"{_named(truth, culprits)}",
+            _agreeing(cure, culprits),
+        )
+        for culprits, what, cure in checks
+        if culprits.any()
+    ]
+    return [
+        *findings,
+        *_empty_images(truth, name, for_training=for_training),
+        *_set_aside(truth, name),
+    ]
+
+
+def _agreeing(text: str, culprits: Tensor) -> str:
+    one = int(culprits.sum()) == 1
+    forms = {"are": "is", "them": "it", "stand": "stands", "masks": "mask", "their": "its"}
+    return text.format(**{many: single if one else many for many, single in forms.items()})
+
+
+def _pixels_beyond(truth: GroundTruth) -> Tensor:
+    """float64[N]: how far a box reaches out of its image."""
+    corner = truth.boxes_xywh[:, :2]
+    far_corner = corner + truth.boxes_xywh[:, 2:]
+    return torch.maximum(-corner, far_corner - sizes_wh(truth)).amax(dim=1)
+
+
+def _doubled(truth: GroundTruth) -> Tensor:
+    """bool[N]: the second and further of equal ones."""
+    rows = torch.cat(
+        [
+            image_of_annotation(truth)[:, None].double(),
+            truth.category_ids[:, None].double(),
+            truth.boxes_xywh,
+        ],
+        dim=1,
+    )
+    if not len(rows):
+        return torch.zeros(0, dtype=torch.bool)
+    _, kind = torch.unique(rows, dim=0, return_inverse=True)
+    first = torch.full((int(kind.max()) + 1,), len(rows))
+    first.scatter_reduce_(0, kind, torch.arange(len(rows)), "amin")
+    return first[kind] != torch.arange(len(rows))
+
+
+def _named(truth: GroundTruth, culprits: Tensor) -> str:
+    """Annotations by id and file: `7 (a.jpg), 9 (b.jpg) and 3 more`."""
+    positions = culprits.nonzero()[:, 0]
+    image_of = image_of_annotation(truth)
+    names = [
+        f"{int(truth.annotation_ids[at])} ({truth.file_name(int(image_of[at]))})"
+        for at in positions[:LISTED].tolist()
+    ]
+    rest = len(positions) - LISTED
+    return ", ".join(names) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _empty_images(truth: GroundTruth, name: str, *, for_training: bool) -> list[Finding]:
+    empty = (truth.offsets.diff() == 0).nonzero()[:, 0]
+    if not len(empty):
+        return []
+    if len(empty) == len(truth):
+        cure = "Give the right annotation file."
+        return [Finding("error", name, "none of its images has an annotation", cure)]
+    names = [truth.file_name(index) for index in empty[:LISTED].tolist()]
+    more = f" and {len(empty) - LISTED:,} more" if len(empty) > LISTED else ""
+    what = f"{counted(len(empty), 'image')} of {len(truth):,} without annotations: "
+    many = len(empty) > _MANY * len(truth)
+    meaning = "trained on as background" if for_training else "scored: any detection is a mistake"
+    cure = "Make sure that nothing is to be found in them." if many else ""
+    them = "It is" if len(empty) == 1 else "They are"
+    return [
+        Finding(
+            "warning" if many else "note",
+            name,
+            f"{what}{', '.join(names)}{more}. {them} {meaning}.",
+            cure,
+        )
+    ]
+
+
+def _set_aside(truth: GroundTruth, name: str) -> list[Finding]:
+    found = []
+    for kind, flags in (("crowd", truth.is_crowd), ("difficult", truth.is_difficult)):
+        if flags.any():
+            number = int(flags.sum())
+            them = "it is" if number == 1 else "they are"
+            what = f"{counted(number, 'annotation')} marked as {kind}: {them} not trained on, and "
+            found.append(Finding("note", name, f"{what}count neither as a hit nor as a miss"))
+    return found

@@ -1,0 +1,62 @@
+"""The dearest batches that a training can draw, so that memory is known before it starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DearBatch:
+    """Indices of images that make a batch, and what makes it dear."""
+
+    indices: list[int]
+    why: str
+
+
+def dearest_batches(
+    sizes: Tensor, objects: Tensor, images_per_batch: int, *, by_shape: bool
+) -> list[DearBatch]:
+    """The batch with the largest padded area, and that with the most objects.
+
+    sizes: int64[I, 2], (height, width) of each image as the model gets it; objects: int64[I].
+    Once, where both are the same. by_shape: images that are wider than high and the others are never in one batch. Where there are
+    fewer images than a batch has, some are in it twice, as in training.
+    """
+    largest = _largest(sizes, objects, images_per_batch, by_shape)
+    most = _filled(objects.argsort(descending=True, stable=True).tolist(), images_per_batch)
+    found = [DearBatch(largest, "the largest padded area"), DearBatch(most, "the most objects")]
+    return found[: 1 if sorted(largest) == sorted(most) else 2]
+
+
+def _largest(sizes: Tensor, objects: Tensor, images_per_batch: int, by_shape: bool) -> list[int]:
+    upright = (sizes[:, 0] >= sizes[:, 1]) if by_shape else torch.ones(len(sizes)).bool()
+    candidates = []
+    for group in (upright.nonzero()[:, 0], (~upright).nonzero()[:, 0]):
+        if len(group):
+            candidates.append(_largest_of(sizes[group], objects[group], images_per_batch, group))
+    return max(candidates, key=lambda batch: padded_area(sizes[batch]))
+
+
+def _largest_of(sizes: Tensor, objects: Tensor, images_per_batch: int, group: Tensor) -> list[int]:
+    """Of one group: the highest and the widest image make the area, and those with the most
+    objects fill the batch."""
+    by_objects = objects.argsort(descending=True, stable=True)
+    ordered = sizes[by_objects]
+    if images_per_batch == 1:
+        first = [int(ordered.prod(dim=1).argmax())]
+    else:
+        first = [int(ordered[:, 0].argmax()), int(ordered[:, 1].argmax())]
+    first = list(dict.fromkeys(first))
+    order = first + [place for place in range(len(group)) if place not in first]
+    return _filled(group[by_objects[order]].tolist(), images_per_batch)
+
+
+def padded_area(sizes: Tensor) -> int:
+    """Pixels of one image of the batch, padded to the largest height and width."""
+    return int(sizes[:, 0].max() * sizes[:, 1].max())
+
+
+def _filled(indices: Sequence[int], number: int) -> list[int]:
+    return [indices[position % len(indices)] for position in range(number)]
