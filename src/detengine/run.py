@@ -228,6 +228,20 @@ def build_parts(
     scored = () if skip_test else cfg.DATASETS.TEST
     test_sets = build_datasets(cfg, scored, class_names, for_scoring=True)
     stages.end("data sets")
+    parts = assemble(cfg, folder, device, datasets, test_sets)
+    stages.end("model and optimizer")
+    return parts
+
+
+def assemble(
+    cfg: Config,
+    folder: Path,
+    device: torch.device,
+    datasets: Sequence[DetectionDataset],
+    test_sets: Sequence[DetectionDataset],
+) -> Parts:
+    """The parts around data sets that have been read; called by all ranks."""
+    class_names = datasets[0].class_names
     cfg = with_num_classes(cfg, class_names)
     torch.manual_seed(cfg.SEED)
     model = build_detection_model(cfg).to(device)
@@ -238,7 +252,6 @@ def build_parts(
         cfg, model, optimizer, scheduler, folder,
         precision=precision, ema=ema, class_names=class_names, background=True,
     )  # fmt: skip
-    stages.end("model and optimizer")
     return Parts(
         cfg, folder, datasets, test_sets, model, optimizer, scheduler, precision, ema, checkpointer
     )

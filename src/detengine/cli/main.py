@@ -8,6 +8,7 @@ import typer
 
 from detengine.cli.app import EXIT_ERROR, app
 from detengine.cli.report_command import reporting
+from detengine.cli.data_commands import data
 from detengine.cli.scoring_commands import scoring
 from detengine.cli.training_commands import training
 from detengine.cli.using_commands import using
@@ -19,11 +20,13 @@ from detengine.distributed.report import (
     tell_launcher,
     with_rank,
 )
+from detengine.engine.out_of_memory import is_out_of_memory
 
 app.add_typer(training)
 app.add_typer(scoring)
 app.add_typer(using)
 app.add_typer(reporting)
+app.add_typer(data)
 
 DEBUG = "--debug"
 
@@ -80,9 +83,3 @@ def end_if_said(error: Exception) -> None:
         if is_said_by_another(error, message):
             sys.exit(EXIT_ERROR)
         error.add_note(f"on rank {rank}")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch's allocators, of the GPU or of the CPU, or Python's had nothing left."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
