@@ -45,8 +45,8 @@ _TIGHT = 0.9
 class DryStep:
     """One step, in training or in evaluation.
 
-    padded: (height, width) of its batch. objects: None in evaluation. memory_mb: the peak in MiB; on a GPU that of the step, on
-    a CPU that of the process up to it.
+    padded: (height, width) of its batch. objects: None in evaluation. memory_mb: the peak in MiB;
+    on a GPU that of the step, on a CPU that of the process up to it.
     """
 
     what: str

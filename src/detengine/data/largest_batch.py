@@ -21,8 +21,9 @@ def dearest_batches(
     """The batch with the largest padded area, and that with the most objects.
 
     sizes: int64[I, 2], (height, width) of each image as the model gets it; objects: int64[I].
-    Once, where both are the same. by_shape: images that are wider than high and the others are never in one batch. Where there are
-    fewer images than a batch has, some are in it twice, as in training.
+    Once, where both are the same. by_shape: images that are wider than high and the others are
+    never in one batch. Where there are fewer images than a batch has, some are in it twice, as in
+    training.
     """
     largest = _largest(sizes, objects, images_per_batch, by_shape)
     most = _filled(objects.argsort(descending=True, stable=True).tolist(), images_per_batch)
