@@ -56,3 +56,56 @@ def doctor(
         ranks=nproc,
         output_dir=output_dir,
     )
+
+
+@data.command(context_settings=WITH_OVERRIDES)
+def show(
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="DATASET", help="Its name, of DATASETS.DEFINE or of the catalog."),
+    ],
+    overrides: Overrides = None,
+    config_file: RunConfig = None,
+    count: Annotated[
+        int, typer.Option("--count", help="How many images, spread evenly.", metavar="N", min=1)
+    ] = 8,
+    draws: Annotated[
+        int,
+        typer.Option(
+            "--draws", help="How many of training's variants of each.", metavar="N", min=0
+        ),
+    ] = 3,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Draw the images at random, by this number.", metavar="N"),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="These images instead.", metavar="ID,ID")
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            help="Where page and pictures are written; else show-DATASET.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+) -> None:
+    """Draw samples of a data set: as it is stored, and as training sees it.
+
+    Example: detengine show nuclei_train -c configs/nuclei.yaml
+    """
+    if config_file is None:
+        raise typer.BadParameter("Missing option '-c' / '--config-file'.")
+    from detengine.cli.show import show_dataset
+
+    show_dataset(
+        dataset,
+        config_file,
+        overrides_of([dataset, "", *(overrides or [])])[2:],
+        count=count,
+        draws=draws,
+        seed=seed,
+        images=images,
+        output_dir=output_dir,
+    )

@@ -70,7 +70,7 @@ def draw_prediction(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     picture = picture.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
-    numbers = _colours(labels, class_names) if colours is None else colours
+    numbers = colours_of(labels, class_names) if colours is None else colours
     shades = [_PALETTE[number % len(_PALETTE)] for number in numbers]
     # Small objects lie on top of large ones.
     sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
@@ -89,7 +89,7 @@ def draw_prediction(
     texts = _texts(labels, class_names, scores)
     for n in order:
         if texts[n] and masks is None:
-            _write_tag(picture, texts[n], boxes[n], shades[n])
+            write_tag(picture, texts[n], boxes[n], shades[n])
         elif texts[n]:
             _write_on_mask(picture, texts[n], boxes[n])
     return picture.convert("RGB")
@@ -145,7 +145,7 @@ def draw_both(
     As `truth_beside_prediction`, without captions.
     """
     boxes_xyxy, labels, rles = _objects(ground_truth, index, class_names)
-    colours = _colours(labels, class_names)
+    colours = colours_of(labels, class_names)
     prediction = prediction.encoded()
     if prediction.rles is None:
         rles = None
@@ -153,7 +153,7 @@ def draw_both(
     found = (prediction.scores >= score_threshold).nonzero()[:, 0]
     found_boxes = prediction.boxes_xyxy[found]
     found_labels = torch.ones_like(found) if prediction.labels is None else prediction.labels[found]
-    found_colours = _colours(found_labels, class_names)
+    found_colours = colours_of(found_labels, class_names)
     if len(class_names) == 1:
         found_colours = _colours_of_nearest(found_boxes, boxes_xyxy, colours)
     detections = draw_prediction(
@@ -186,9 +186,15 @@ def _objects(
     return boxes, torch.tensor([labels[n] for n in shown], dtype=torch.int64), rles
 
 
-def _colours(labels: Tensor, class_names: Sequence[str]) -> list[int]:
+def colours_of(labels: Tensor, class_names: Sequence[str]) -> list[int]:
     """The palette's numbers: one for each class, or, of one class only, one for each object."""
     return list(range(len(labels))) if len(class_names) == 1 else (labels - 1).tolist()
+
+
+def colour_in_css(number: int) -> str:
+    """A colour of the palette for a page, such as #ff5a5f."""
+    red, green, blue = _PALETTE[number % len(_PALETTE)]
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _colours_of_nearest(found: Tensor, boxes_xyxy: Tensor, colours: list[int]) -> list[int]:
@@ -265,7 +271,7 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _write_tag(picture: Image.Image, text: str, box: list[float], colour: Colour) -> None:
+def write_tag(picture: Image.Image, text: str, box: list[float], colour: Colour) -> None:
     """A tag in the object's colour that stands on the upper left corner of its box."""
     pen, font = ImageDraw.Draw(picture), _font(_text_size(picture))
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)

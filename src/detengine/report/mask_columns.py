@@ -34,3 +34,13 @@ def columns_of(mask: Tensor | RLE) -> MaskColumns:
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     padding = (last - first) * height - len(pixels)
     return MaskColumns(np.pad(pixels, (0, padding)).reshape(last - first, height).T, first)
+
+
+def dense_mask(mask: Tensor | RLE) -> NDArray[np.bool_]:
+    """The mask as bool[H, W]; of an annotation without a mask (no counts), an empty one."""
+    columns = columns_of(mask)
+    if isinstance(mask, Tensor):
+        return columns.inside
+    dense = np.zeros(mask["size"], dtype=np.bool_)
+    dense[:, columns.first : columns.first + columns.inside.shape[1]] = columns.inside
+    return dense

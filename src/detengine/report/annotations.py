@@ -1,0 +1,108 @@
+"""What is annotated in an image: objects, and what is set aside, such as crowds, hatched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detengine.report.draw import Colour, Masks, draw_prediction, write_tag
+from detengine.report.mask_columns import dense_mask
+
+_GREY: Colour = (110, 115, 125)
+_FILL, _STRIPE = 90, 220
+"""The opacity of what is set aside, between its stripes and on them."""
+_STRIPES = 80
+"""The picture's longer side, in stripes."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """N objects of an image. boxes_xyxy: float[N, 4]; labels: int64[N], 1..K.
+
+    set_aside: why an object counts for nothing ("crowd"), or "" where it counts. masks: of all of
+    them, empty ones where there is none. keypoints: float[N, J, 3].
+    """
+
+    boxes_xyxy: Tensor
+    labels: Tensor
+    set_aside: Sequence[str]
+    masks: Masks | None = None
+    keypoints: Tensor | None = None
+
+
+def draw_annotations(
+    image: Tensor,
+    annotations: Annotations,
+    class_names: Sequence[str],
+    colours: Sequence[int],
+    *,
+    skeleton: Sequence[tuple[int, int]] = (),
+) -> Image.Image:
+    """The image with boxes and masks of all that counts; what is set aside is hatched in grey.
+
+    image: uint8[3, H, W], RGB, shown as large as `draw_prediction` does. colours: each object's
+    number in the palette. With one class, names are left out, but for what is set aside.
+    """
+    counts = [n for n, why in enumerate(annotations.set_aside) if not why]
+    kept = torch.tensor(counts, dtype=torch.int64)
+    boxes, labels = annotations.boxes_xyxy[kept], annotations.labels[kept]
+    shades = [colours[n] for n in counts]
+    masks = annotations.masks
+    picture = draw_prediction(
+        image,
+        boxes,
+        labels,
+        [""] * len(class_names),
+        masks=_no_masks(len(counts)) if masks is None else _masks_at(masks, counts),
+        colours=shades,
+    )
+    scale = picture.width / image.shape[2]
+    picture = _with_hatching(picture, annotations, scale)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    picture = draw_prediction(pixels, boxes * scale, labels, class_names, colours=shades)
+    _write_why(picture, annotations, class_names, scale)
+    return picture
+
+
+def _masks_at(masks: Masks, positions: Sequence[int]) -> Masks:
+    if isinstance(masks, Tensor):
+        return masks[torch.tensor(positions, dtype=torch.int64)]
+    return [masks[n] for n in positions]
+
+
+def _no_masks(number: int) -> Tensor:
+    """Masks that show nothing, of no memory: boxes come later, over what is hatched."""
+    return torch.zeros(1, 1, 1, dtype=torch.uint8).expand(number, 1, 1)
+
+
+def _with_hatching(picture: Image.Image, annotations: Annotations, scale: float) -> Image.Image:
+    """Grey stripes over each region that is set aside: its mask, or its box where it has none."""
+    for n, why in enumerate(annotations.set_aside):
+        if not why:
+            continue
+        mask = None if annotations.masks is None else dense_mask(annotations.masks[n])
+        if mask is not None and mask.any():
+            whole = Image.fromarray(mask.astype(np.uint8) * 255)
+            region = np.asarray(whole.resize(picture.size, Image.Resampling.NEAREST)) > 0
+        else:
+            region = np.zeros((picture.height, picture.width), dtype=np.bool_)
+            x1, y1, x2, y2 = (annotations.boxes_xyxy[n] * scale).round().long().tolist()
+            region[max(0, y1) : y2 + 1, max(0, x1) : x2 + 1] = True
+        rows, columns = np.indices(region.shape)
+        width = max(4, max(picture.size) // _STRIPES)
+        on_stripe = (rows + columns) // (width // 2) % 2 == 0
+        opacity = np.where(region, np.where(on_stripe, _STRIPE, _FILL), 0).astype(np.uint8)
+        picture.paste(_GREY, (0, 0), Image.fromarray(opacity))
+    return picture
+
+
+def _write_why(
+    picture: Image.Image, annotations: Annotations, class_names: Sequence[str], scale: float
+) -> None:
+    for n, why in enumerate(annotations.set_aside):
+        if why:
+            text = f"{class_names[int(annotations.labels[n]) - 1]} ({why})"
+            write_tag(picture, text, (annotations.boxes_xyxy[n] * scale).tolist(), _GREY)
