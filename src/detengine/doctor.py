@@ -11,6 +11,7 @@ from detengine.config.load import replace
 from detengine.config.schema import Config
 from detengine.data.build import raise_if_indivisible
 from detengine.distributed.launch import resolve_device
+from detengine.distributed.report import launched_rank
 from detengine.doctor_anchors import AnchorReport, examine_anchors
 from detengine.doctor_data import DataReport, examine_data
 from detengine.dry_run import DryRun, DryRunner
@@ -58,6 +59,10 @@ def examine(
     written, but for a checkpoint that is removed at once. ranks: processes that the training will
     have. say: is told what is being done.
     """
+    if launched_rank() is not None:
+        what = "the doctor is under torchrun, but looks at everything in one process"
+        cure = "Start it without torchrun, and say by --nproc how many processes there will be."
+        return Diagnosis([Finding("error", "torchrun", what, cure)])
     with collected_warnings("detengine") as said:
         findings = _check_configuration(cfg, ranks)
         # Packed annotations would stay behind.

@@ -136,7 +136,9 @@ def _attempt_to_build(
     try:
         return build_datasets(cfg, list(loaded), class_names, loaded=loaded)
     except (ValueError, OSError) as error:
-        findings.append(finding_of_error(error, where))
+        refusal = finding_of_error(error, where)
+        if refusal.what not in {each.what for each in findings}:
+            findings.append(refusal)
     try:
         return build_datasets(relaxed, list(loaded), class_names, loaded=loaded)
     except (ValueError, OSError):

@@ -29,6 +29,7 @@ from detengine.engine.out_of_memory import is_out_of_memory
 from detengine.engine.trainer import max_memory_mb, seed_iteration, train_step, windows
 from detengine.monitor.logs import collected_warnings
 from detengine.monitor.progress import track
+from detengine.room import available_memory, in_mib
 from detengine.run import Parts, assemble, with_views
 from detengine.solver.precision import clear_gradients
 from detengine.structures.batch import Batch
@@ -101,6 +102,7 @@ class DryRunner:
         self.device, self.folder, self.ranks = device, folder, ranks
         self.findings: list[Finding] = []
         self._steps: list[DryStep] = []
+        self._memory_before = max_memory_mb(device)
 
     def run(self) -> DryRun:
         batch_bytes = checkpoint_bytes = rate = None
@@ -191,8 +193,29 @@ class DryRunner:
             batch = collate([data[0, index] for index in dear.indices])
             batch_bytes = max(batch_bytes, sum(image.nbytes for image in batch.images))
             with self._attempting(f"a training step on the batch with {dear.why}"):
+                self._raise_if_too_large(batch)
                 self._train(parts, [batch.to(self.device)], dear.why, _STEPS + 1)
         return batch_bytes
+
+    def _raise_if_too_large(self, batch: Batch) -> None:
+        """On a CPU a process that takes too much is killed, and could not say so any more.
+
+        What a step takes is estimated from those that were done, by its padded pixels. Raises
+        MemoryError.
+        """
+        available = available_memory()
+        if self.device.type != "cpu" or not self._steps or available is None:
+            return
+        done = max(self._steps, key=lambda each: each.images * math.prod(each.padded))
+        sizes = [image.shape[-2:] for image in batch.images]
+        pixels = len(sizes) * math.prod(max(side) for side in zip(*sizes, strict=True))
+        more = pixels / (done.images * math.prod(done.padded)) - 1
+        needed = int(more * max(0.0, done.memory_mb - self._memory_before) * 2**20)
+        if needed > available:
+            raise MemoryError(
+                f"it would need about {in_mib(needed)} more than a step before; "
+                f"{in_mib(available)} are there"
+            )
 
     def _train(self, parts: Parts, window: Sequence[Batch], what: str, iteration: int) -> None:
         with self._measured(what, window), model_mode(parts.model, training=True):

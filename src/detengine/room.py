@@ -67,6 +67,16 @@ def check_shared_memory(
     ]
 
 
+def available_memory() -> int | None:
+    """Bytes that processes can still have without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
 def nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest above it that is there."""
     absolute = path.absolute()

@@ -54,13 +54,14 @@ def say(what: str) -> None:
 
 def as_text(diagnosis: Diagnosis) -> list[str]:
     """The whole report, line by line."""
-    lines = []
+    parts = []
     if diagnosis.data is not None:
-        lines += [*_sets(diagnosis.data), "", *_classes(diagnosis.data), ""]
+        parts += [_sets(diagnosis.data), _classes(diagnosis.data)]
     if diagnosis.anchors is not None:
-        lines += [*_anchors(diagnosis.anchors), ""]
+        parts.append(_anchors(diagnosis.anchors))
     if diagnosis.dry_run is not None:
-        lines += [*_steps(diagnosis.dry_run), ""]
+        parts.append(_steps(diagnosis.dry_run))
+    lines = [line for part in parts if part for line in (*part, "")]
     for each in diagnosis.findings:
         lines += _finding(each)
     return [*lines, *([""] if diagnosis.findings else []), _summary(diagnosis.findings)]
@@ -131,6 +132,8 @@ def _steps(done: DryRun) -> list[str]:
         objects = "-" if each.objects is None else str(each.objects)
         rows.append([each.what, str(each.images), size, objects, f"{each.seconds:.2f}", memory])
     lines = table(rows)
+    if not done.steps:
+        return [f"on {done.device} no step could be done"]
     if done.checkpoint_bytes is not None:
         lines.append(f"a checkpoint has {in_mib(done.checkpoint_bytes)}")
     if done.loader_images_per_second is not None:
