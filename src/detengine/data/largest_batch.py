@@ -25,33 +25,29 @@ def dearest_batches(
     never in one batch. Where there are fewer images than a batch has, some are in it twice, as in
     training.
     """
-    largest = _largest(sizes, objects, images_per_batch, by_shape)
-    most = _filled(objects.argsort(descending=True, stable=True).tolist(), images_per_batch)
+    upright = (sizes[:, 0] >= sizes[:, 1]) if by_shape else torch.ones(len(sizes)).bool()
+    groups = [
+        group for group in (upright.nonzero()[:, 0], (~upright).nonzero()[:, 0]) if len(group)
+    ]
+    # those with the most objects first
+    groups = [group[objects[group].argsort(descending=True, stable=True)] for group in groups]
+    areas = [_largest_of(sizes, group, images_per_batch) for group in groups]
+    largest = max(areas, key=lambda batch: padded_area(sizes[batch]))
+    crowded = [_filled(group.tolist(), images_per_batch) for group in groups]
+    most = max(crowded, key=lambda batch: int(objects[batch].sum()))
     found = [DearBatch(largest, "the largest padded area"), DearBatch(most, "the most objects")]
     return found[: 1 if sorted(largest) == sorted(most) else 2]
 
 
-def _largest(sizes: Tensor, objects: Tensor, images_per_batch: int, by_shape: bool) -> list[int]:
-    upright = (sizes[:, 0] >= sizes[:, 1]) if by_shape else torch.ones(len(sizes)).bool()
-    candidates = []
-    for group in (upright.nonzero()[:, 0], (~upright).nonzero()[:, 0]):
-        if len(group):
-            candidates.append(_largest_of(sizes[group], objects[group], images_per_batch, group))
-    return max(candidates, key=lambda batch: padded_area(sizes[batch]))
-
-
-def _largest_of(sizes: Tensor, objects: Tensor, images_per_batch: int, group: Tensor) -> list[int]:
-    """Of one group: the highest and the widest image make the area, and those with the most
-    objects fill the batch."""
-    by_objects = objects.argsort(descending=True, stable=True)
-    ordered = sizes[by_objects]
+def _largest_of(sizes: Tensor, group: Tensor, images_per_batch: int) -> list[int]:
+    """The highest and the widest image make the area, and the first of the group fill the batch."""
+    own = sizes[group]
     if images_per_batch == 1:
-        first = [int(ordered.prod(dim=1).argmax())]
+        needed = [int(own.prod(dim=1).argmax())]
     else:
-        first = [int(ordered[:, 0].argmax()), int(ordered[:, 1].argmax())]
-    first = list(dict.fromkeys(first))
-    order = first + [place for place in range(len(group)) if place not in first]
-    return _filled(group[by_objects[order]].tolist(), images_per_batch)
+        needed = list(dict.fromkeys([int(own[:, 0].argmax()), int(own[:, 1].argmax())]))
+    places = needed + [place for place in range(len(group)) if place not in needed]
+    return _filled(group[places].tolist(), images_per_batch)
 
 
 def padded_area(sizes: Tensor) -> int:
