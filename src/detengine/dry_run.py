@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detengine.checkpoint.catalog import find_source, is_on_this_machine
+from detengine.checkpoint.catalog import find_kept
 from detengine.checkpoint.files import load_file
 from detengine.config.load import replace
 from detengine.config.schema import Config
@@ -159,8 +159,7 @@ class DryRunner:
         if not name:
             return
         with self._attempting("MODEL.WEIGHT"), collected_warnings("detengine.checkpoint") as said:
-            source = find_source(name)
-            if source is not None and not is_on_this_machine(source):
+            if find_kept(name) is None:
                 what = f"{name} is not on this machine: the training will fetch it first"
                 self.findings.append(Finding("note", "MODEL.WEIGHT", what))
                 return

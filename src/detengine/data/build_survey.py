@@ -9,9 +9,9 @@ import torch
 from detengine.config.catalog import find_definition
 from detengine.config.schema import CocoDefinition, Config, VocDefinition
 from detengine.data.build import load_truth
+from detengine.data.part import select_part
 from detengine.data.salvage_coco import salvage_coco
 from detengine.data.salvage_voc import salvage_voc
-from detengine.data.voc import IMAGE_FOLDER
 from detengine.structures.finding import Finding, Problem, finding_of_error, gathered
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.selection import select
@@ -51,10 +51,16 @@ def _salvage(cfg: Config, name: str, refusal: Exception) -> Survey:
             source, folder = root / definition.ANNOTATIONS, root / definition.IMAGES
             truth = salvage_coco(source, folder, name, problems)
         elif isinstance(definition, VocDefinition):
-            source, folder = root / definition.ROOT, root / definition.ROOT / IMAGE_FOLDER
-            truth = salvage_voc(source, definition.SPLIT, definition.CLASSES, name, problems)
+            source = root / definition.ROOT
+            folder = source / definition.IMAGES
+            truth = salvage_voc(
+                source, definition.SPLIT, definition.CLASSES, name, problems,
+                annotations=definition.ANNOTATIONS, images=definition.IMAGES,
+            )  # fmt: skip
         else:
             return nothing
+        if definition.PART is not None and len(truth):
+            truth = select_part(truth, definition.PART, name)
     except (ValueError, OSError):
         return nothing
     findings = gathered([_without_path(each, source) for each in problems], f"{name} ({source})")
