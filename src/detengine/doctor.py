@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detengine.config.load import replace
+from detengine.config.load import replace as replace_keys
 from detengine.config.schema import Config
 from detengine.data.build import raise_if_indivisible
 from detengine.distributed.launch import resolve_device
@@ -66,15 +66,15 @@ def examine(
     with collected_warnings("detengine") as said:
         findings = _check_configuration(cfg, ranks)
         # Packed annotations would stay behind.
-        cfg = replace(cfg, {"DATASETS.CACHE": False})
+        cfg = replace_keys(cfg, {"DATASETS.CACHE": False})
         data = examine_data(cfg, say)
         findings += data.findings
+        findings += [finding_of_error(each, "the data", "warning") for each in said]
         truths = [data.usable[name][0] for name in cfg.DATASETS.TRAIN if name in data.usable]
         anchors, of_anchors = examine_anchors(cfg, truths)
         findings += of_anchors
         dry_run = None
         if with_model and data.datasets:
-            said.clear()
             dry_run, of_dry_run = _dry_run(cfg, data, ranks, say)
             findings += of_dry_run
         elif with_model:
@@ -86,6 +86,16 @@ def examine(
 def diagnosis_of_error(error: Exception, where: str) -> Diagnosis:
     """Of a configuration that cannot be read, which is all that can be said then."""
     return Diagnosis([finding_of_error(error, where)])
+
+
+def with_refusal(diagnosis: Diagnosis, refusal: Exception, folder: str) -> Diagnosis:
+    """The data of a folder for which nothing could be chosen, for a reason that is found by now."""
+    if diagnosis.is_healthy(strict=False):
+        findings = [finding_of_error(refusal, folder), *diagnosis.findings]
+    else:
+        what = "no model was tried: it is chosen for the data when these errors are gone"
+        findings = [*diagnosis.findings, Finding("note", folder, what)]
+    return replace(diagnosis, findings=findings)
 
 
 def _check_configuration(cfg: Config, ranks: int) -> list[Finding]:
@@ -111,7 +121,7 @@ def _dry_run(
         device = resolve_device(cfg.MODEL.DEVICE)
     except ValueError as error:
         return None, [finding_of_error(error, "MODEL.DEVICE")]
-    say(f"trying a few steps on {device}")
+    say(f"trying a few steps on {device} ...")
     cfg = _divisible(_with_free_number_of_classes(cfg, data), ranks)
     with folder_on_the_disk_of(Path(cfg.OUTPUT_DIR)) as folder:
         runner = DryRunner(
@@ -135,14 +145,14 @@ def _with_free_number_of_classes(cfg: Config, data: DataReport) -> Config:
     given = cfg.MODEL.RETINANET if cfg.MODEL.RETINANET_ON else cfg.MODEL.ROI_BOX_HEAD
     if given.NUM_CLASSES is None or len(data.class_names) < given.NUM_CLASSES:
         return cfg
-    return replace(cfg, dict.fromkeys(keys))
+    return replace_keys(cfg, dict.fromkeys(keys))
 
 
 def _divisible(cfg: Config, ranks: int) -> Config:
     """The same, with a batch that the ranks can share."""
     parts = ranks * cfg.SOLVER.ACCUMULATE
     images = max(1, cfg.SOLVER.IMS_PER_BATCH // parts) * parts
-    return replace(cfg, {"SOLVER.IMS_PER_BATCH": images})
+    return replace_keys(cfg, {"SOLVER.IMS_PER_BATCH": images})
 
 
 def _judge_loader(cfg: Config, done: DryRun) -> list[Finding]:

@@ -53,7 +53,7 @@ def examine_data(cfg: Config, say: Callable[[str], None]) -> DataReport:
     files: dict[str, list[ImageFile]] = {}
     usable: Loaded = {}
     for name in names:
-        say(f"reading {name}")
+        say(f"reading {name} ...")
         found = surveys[name] = survey(cfg, name)
         findings += found.findings
         if found.truth is None or found.image_folder is None:

@@ -11,7 +11,24 @@ data = typer.Typer()
 
 RunConfig = Annotated[
     Path | None,
-    typer.Option("-c", "--config-file", help="The run's YAML file.", metavar="FILE"),
+    typer.Option("-c", "--config-file", help="The run's YAML file; or --data.", metavar="FILE"),
+]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="A folder of data (COCO json, PASCAL VOC, YOLO), as of `train --data`.",
+        metavar="DIR",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="With --data, what training would start from: a file or a name; '' for nothing.",
+        metavar="NAME",
+        show_default=False,
+    ),
 ]
 
 
@@ -19,6 +36,8 @@ RunConfig = Annotated[
 def doctor(
     overrides: Overrides = None,
     config_file: RunConfig = None,
+    data_folder: DataFolder = None,
+    weights: Weights = None,
     model: Annotated[
         bool,
         typer.Option(
@@ -43,14 +62,16 @@ def doctor(
     Nothing is left behind. Exit code 0: no error was found; 1: errors were.
 
     Example: detengine doctor -c configs/nuclei.yaml
+
+    Example: detengine doctor --data path/to/folder
     """
-    if config_file is None:
-        raise typer.BadParameter("Missing option '-c' / '--config-file'.")
     from detengine.cli.doctor import examine_run
 
     examine_run(
         config_file,
+        data_folder,
         overrides_of(overrides),
+        weights=weights,
         with_model=model,
         strict=strict,
         ranks=nproc,
@@ -62,10 +83,11 @@ def doctor(
 def show(
     dataset: Annotated[
         str,
-        typer.Argument(metavar="DATASET", help="Its name, of DATASETS.DEFINE or of the catalog."),
+        typer.Argument(metavar="DATASET", help="Its name; with --data also train, val or test."),
     ],
     overrides: Overrides = None,
     config_file: RunConfig = None,
+    data_folder: DataFolder = None,
     count: Annotated[
         int, typer.Option("--count", help="How many images, spread evenly.", metavar="N", min=1)
     ] = 8,
@@ -94,14 +116,15 @@ def show(
     """Draw samples of a data set: as it is stored, and as training sees it.
 
     Example: detengine show nuclei_train -c configs/nuclei.yaml
+
+    Example: detengine show train --data path/to/folder
     """
-    if config_file is None:
-        raise typer.BadParameter("Missing option '-c' / '--config-file'.")
     from detengine.cli.show import show_dataset
 
     show_dataset(
         dataset,
         config_file,
+        data_folder,
         overrides_of([dataset, "", *(overrides or [])])[2:],
         count=count,
         draws=draws,

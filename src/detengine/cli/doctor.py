@@ -8,8 +8,8 @@ import orjson
 import typer
 
 from detengine.cli.app import EXIT_ERROR
-from detengine.config.load import load_config
-from detengine.doctor import Diagnosis, diagnosis_of_error, examine
+from detengine.cli.data_source import open_source
+from detengine.doctor import Diagnosis, diagnosis_of_error, examine, with_refusal
 from detengine.doctor_anchors import AnchorReport
 from detengine.doctor_data import DataReport
 from detengine.dry_run import DryRun
@@ -23,9 +23,11 @@ _MOST_CLASSES = 30
 
 
 def examine_run(
-    config_file: Path,
+    config_file: Path | None,
+    folder: Path | None,
     overrides: Sequence[str],
     *,
+    weights: str | None,
     with_model: bool,
     strict: bool,
     ranks: int,
@@ -33,11 +35,16 @@ def examine_run(
 ) -> None:
     """Print the tables and the findings. Exit code 1 if there is an error; strict: or a warning."""
     try:
-        cfg = load_config(config_file, overrides)
+        source = open_source(config_file, folder, overrides, weights=weights)
     except (ValueError, OSError) as error:
-        diagnosis = diagnosis_of_error(error, str(config_file))
+        diagnosis = diagnosis_of_error(error, str(config_file or folder))
     else:
-        diagnosis = examine(cfg, with_model=with_model, ranks=ranks, say=say)
+        for line in (*source.summary, *source.warning):
+            say(line)
+        with_model = with_model and source.refusal is None
+        diagnosis = examine(source.cfg, with_model=with_model, ranks=ranks, say=say)
+        if source.refusal is not None:
+            diagnosis = with_refusal(diagnosis, source.refusal, str(folder))
     typer.echo("\n".join(as_text(diagnosis)))
     if output_dir is not None:
         path = make_output_folder(output_dir) / "doctor.json"
@@ -49,7 +56,7 @@ def examine_run(
 
 def say(what: str) -> None:
     """What is being done, on the error stream: it is no result."""
-    typer.secho(f"{what} ...", err=True, dim=True)
+    typer.secho(what, err=True, dim=True)
 
 
 def as_text(diagnosis: Diagnosis) -> list[str]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import typer
 
-from detengine.config.load import load_config
+from detengine.cli.data_source import data_set_named, open_source
 from detengine.showing import Choice, show
 
 
 def show_dataset(
     name: str,
-    config_file: Path,
+    config_file: Path | None,
+    data_folder: Path | None,
     overrides: Sequence[str],
     *,
     count: int,
@@ -23,8 +24,11 @@ def show_dataset(
 ) -> None:
     """Write the pictures and the page, and say where they are."""
     choice = Choice(count, draws, seed, _read_ids(images) if images is not None else ())
+    cfg = open_source(config_file, data_folder, overrides).cfg
+    if data_folder is not None:
+        name = data_set_named(cfg, name)
     folder = output_dir or Path("show-" + re.sub(r"[^A-Za-z0-9._-]", "_", name))
-    page = show(load_config(config_file, overrides), name, choice, folder)
+    page = show(cfg, name, choice, folder)
     typer.echo(f"wrote {page}; the pictures are in {folder / 'pictures'}")
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from detengine.config.catalog import find_definition
-from detengine.config.schema import CocoDefinition, Config, VocDefinition
+from detengine.config.schema import CocoDefinition, Config, VocDefinition, YoloDefinition
 from detengine.data.build import load_truth
 from detengine.data.part import select_part
 from detengine.data.salvage_coco import salvage_coco
 from detengine.data.salvage_voc import salvage_voc
+from detengine.data.salvage_yolo import salvage_yolo
 from detengine.structures.finding import Finding, Problem, finding_of_error, gathered
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.selection import select
@@ -31,7 +32,7 @@ class Survey:
 
 
 def survey(cfg: Config, name: str) -> Survey:
-    """Read a data set by name. Of COCO and VOC everything is named that the reader would refuse.
+    """Read a data set by name. Of COCO, VOC and YOLO everything is named that its reader refuses.
 
     Of the other formats, the first of it. Raises nothing: what cannot be read is a finding.
     """
@@ -57,6 +58,10 @@ def _salvage(cfg: Config, name: str, refusal: Exception) -> Survey:
                 source, definition.SPLIT, definition.CLASSES, name, problems,
                 annotations=definition.ANNOTATIONS, images=definition.IMAGES,
             )  # fmt: skip
+        elif isinstance(definition, YoloDefinition):
+            source = root / definition.IMAGES
+            labels = None if definition.LABELS is None else root / definition.LABELS
+            truth, folder = salvage_yolo(source, labels, definition.CLASSES, name, problems)
         else:
             return nothing
         if definition.PART is not None and len(truth):

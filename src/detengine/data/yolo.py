@@ -44,7 +44,7 @@ def load_yolo(
     line that is no object.
     """
     folder = images.parent if images.suffix == ".txt" else images
-    file_names = _listed_images(images, name) if images.suffix == ".txt" else _images_in(folder)
+    file_names = _listed_images(images, name) if images.suffix == ".txt" else images_in(folder)
     if not file_names:
         raise FileNotFoundError(
             f"data set {name!r} has no images: {images} "
@@ -52,7 +52,7 @@ def load_yolo(
             "Correct its IMAGES, or DATASETS.ROOT."
         )
     raise_if_twice(images, "image", file_names)
-    places = [_labels_of(folder, file_name, labels) for file_name in file_names]
+    places = [labels_of(folder, file_name, labels) for file_name in file_names]
     _raise_if_none_is_there(images, labels, places, name)
     sizes = [read_size(folder / file_name) for file_name in file_names]
     read = [
@@ -69,7 +69,7 @@ def load_yolo(
     return pack_annotations(images, categories, found, objects), folder
 
 
-def _images_in(folder: Path) -> list[str]:
+def images_in(folder: Path) -> list[str]:
     """All images in a folder and the folders in it, relative to it, by name."""
     found = [
         (Path(place) / name).relative_to(folder).as_posix()
@@ -97,7 +97,7 @@ def _listed_images(path: Path, name: str) -> list[str]:
     return [Path(line).as_posix() for _, line in listed]
 
 
-def _labels_of(folder: Path, file_name: str, labels: Path | None) -> Path:
+def labels_of(folder: Path, file_name: str, labels: Path | None) -> Path:
     """The file with an image's objects, which may not be there."""
     if labels is not None:
         return (labels / file_name).with_suffix(".txt")
@@ -142,7 +142,7 @@ def _labels_in(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*.txt") if path.name not in NOT_LABELS}
 
 
-class _Object(NamedTuple):
+class YoloObject(NamedTuple):
     """number: of its class. mask: a compressed RLE, empty for a box."""
 
     number: int
@@ -151,7 +151,7 @@ class _Object(NamedTuple):
     mask: bytes = b""
 
 
-def _read_labels(path: Path, size: tuple[int, int], classes: Sequence[str]) -> Iterator[_Object]:
+def _read_labels(path: Path, size: tuple[int, int], classes: Sequence[str]) -> Iterator[YoloObject]:
     if not path.is_file():
         return
     try:
@@ -161,12 +161,12 @@ def _read_labels(path: Path, size: tuple[int, int], classes: Sequence[str]) -> I
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield _read_object(line.split(), size, classes)
+                yield read_line(line.split(), size, classes)
             except ValueError as error:
                 raise ValueError(f"{path}:{number}: {error}") from error
 
 
-def _read_object(words: Sequence[str], size: tuple[int, int], classes: Sequence[str]) -> _Object:
+def read_line(words: Sequence[str], size: tuple[int, int], classes: Sequence[str]) -> YoloObject:
     number = _read_class(words[0], classes)
     numbers = [_read_fraction(word) for word in words[1:]]
     height, width = size
@@ -178,7 +178,7 @@ def _read_object(words: Sequence[str], size: tuple[int, int], classes: Sequence[
             )
         box = ((centre_x - wide / 2) * width, (centre_y - high / 2) * height)
         extent = (wide * width, high * height)
-        return _Object(number, (*box, *extent), extent[0] * extent[1])
+        return YoloObject(number, (*box, *extent), extent[0] * extent[1])
     if len(numbers) < _SHORTEST_OUTLINE or len(numbers) % 2:
         raise ValueError(
             f"{len(numbers)} numbers stand behind the class; expected 4 for a box (cx cy w h), or "
@@ -190,7 +190,7 @@ def _read_object(words: Sequence[str], size: tuple[int, int], classes: Sequence[
     top, bottom = min(outline[1::2]), max(outline[1::2])
     mask = encode_polygons([outline], size)
     area = float(decode_counts(mask)[1::2].sum())
-    return _Object(number, (left, top, right - left, bottom - top), area, mask)
+    return YoloObject(number, (left, top, right - left, bottom - top), area, mask)
 
 
 def _read_class(word: str, classes: Sequence[str]) -> int:
