@@ -139,7 +139,7 @@ class DryRunner:
                 cure = "`detengine --debug train` shows where it is raised."
                 self.findings.append(Finding("error", where, what, cure))
             error.__traceback__ = None  # its frames hold the step's tensors
-        self._free()
+            self._free()
 
     def _out_of_memory(self, where: str, error: Exception) -> Finding:
         training = "Lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE, make the images "
@@ -150,8 +150,9 @@ class DryRunner:
         return Finding("error", where, f"the memory is not enough: {first_line}", cure)
 
     def _free(self) -> None:
-        gc.collect()
+        """Give the GPU's memory back; a CPU's is free as soon as nobody has it any more."""
         if self.device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _load_weights(self, parts: Parts) -> None:
@@ -233,7 +234,7 @@ class DryRunner:
                 Finding(
                     "error",
                     f"{what} of the training",
-                    f"{', '.join(wrong)} is not finite (images {window[0].image_ids})",
+                    f"not finite: {', '.join(wrong)} (images {window[0].image_ids})",
                     "Lower SOLVER.BASE_LR, or look at these images' annotations.",
                 )
             )

@@ -51,7 +51,9 @@ def test_text_under_a_pictures_name_is_called_text(tmp_path: Path, text: str) ->
     path = tmp_path / "a.jpg"
     path.write_text(text)
     [finding] = found(path)
-    assert f"{path} is no image but text: it begins with {text!r}" in finding.what
+    assert f"{path} cannot be read as an image: it is text, which begins with {text!r}" in str(
+        finding
+    )
 
 
 def test_an_empty_and_an_absent_file_are_errors(tmp_path: Path) -> None:

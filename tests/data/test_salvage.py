@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from detengine.data.coco import load_coco
 from detengine.data.salvage_coco import salvage_coco
 from detengine.data.salvage_voc import salvage_voc
+from detengine.data.salvage_yolo import salvage_yolo
+from detengine.data.yolo import load_yolo
 from detengine.structures.finding import Problem
 from detengine.structures.ground_truth import GroundTruth
 
@@ -160,3 +163,36 @@ def test_of_a_voc_split_every_bad_page_and_object_is_named(
     names = [truth.file_name(index) for index in range(len(truth))]
     assert names == ["good.jpg", "foreign.jpg", "outside.jpg", "turned.jpg"]
     assert torch.equal(truth.offsets.diff(), torch.tensor([1, 1, 0, 0]))
+
+
+def write_yolo(root: Path, lines_of_image: dict[str, str]) -> Path:
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    for stem, lines in lines_of_image.items():
+        Image.new("RGB", (30, 20), "grey").save(root / "images" / f"{stem}.jpg")
+        (root / "labels" / f"{stem}.txt").write_text(lines)
+    return root / "images"
+
+
+def test_of_a_yolo_folder_every_bad_line_and_image_is_named(tmp_path: Path) -> None:
+    good = "0 0.5 0.5 0.2 0.2\n"
+    images = write_yolo(
+        tmp_path,
+        {"a": f"{good}9 0.5 0.5 0.2 0.2\n0 12 0.5 0.2 0.2\n1 0.2\n{good}", "b": good, "c": good},
+    )
+    (images / "b.jpg").write_text("not a picture")
+    problems: list[Problem] = []
+    truth, folder = salvage_yolo(images, None, ("cat", "dog"), "pets", problems)
+    assert folder == images
+    places = ["a.txt:2", "a.txt:3", "a.txt:4", "b.jpg"]
+    assert [each.place for each in problems] == places
+    assert [truth.file_name(index) for index in range(len(truth))] == ["a.jpg", "c.jpg"]
+    assert truth.offsets.tolist() == [0, 2, 3]
+
+
+def test_a_good_yolo_folder_is_read_as_by_its_reader(tmp_path: Path) -> None:
+    images = write_yolo(tmp_path, {"a": "1 0.5 0.5 0.2 0.2\n", "b": "0 0.1 0.1 0.5 0.1 0.5 0.5\n"})
+    problems: list[Problem] = []
+    truth, _ = salvage_yolo(images, None, ("cat", "dog"), "pets", problems)
+    assert problems == []
+    assert truth.digest() == load_yolo(images, None, ("cat", "dog"), "pets")[0].digest()

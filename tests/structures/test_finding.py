@@ -24,10 +24,13 @@ def test_the_last_sentence_of_a_message_is_its_cure() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "message", ["there is no v1.5 of a.json", "classes differ:\n  1  cat\nNo."]
-)
-def test_a_message_of_one_sentence_or_with_a_table_stays_whole(message: str) -> None:
+def test_the_line_below_a_table_is_the_cure() -> None:
+    found = finding_of_error("classes differ:\n  1  cat\nRename one. Or both.", "pets")
+    assert (found.what, found.cure) == ("classes differ:\n  1  cat", "Rename one. Or both.")
+
+
+@pytest.mark.parametrize("message", ["there is no v1.5 of a.json", "classes differ:\n  1  Cat"])
+def test_a_message_without_a_cure_stays_whole(message: str) -> None:
     assert finding_of_error(message, "pets") == Finding("error", "pets", message)
 
 

@@ -25,8 +25,6 @@ _SUFFIXES = {
     "TIFF": (".tif", ".tiff"),
 }
 """The suffixes that a format goes by; of others nothing is said."""
-_TEXT = frozenset({*range(32, 127), 9, 10, 13})
-_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -72,27 +70,12 @@ def examine_image(index: int, path: Path, expected: tuple[int, int]) -> ImageFil
         message = f"{path} does not exist. Put it there, or take it out of the annotations."
         return ImageFile(index, path, message)
     except (ValueError, OSError) as error:
-        return ImageFile(index, path, _with_content_named(path, str(error)))
+        return ImageFile(index, path, str(error))
     size = (pixels.shape[1], pixels.shape[2])
     digest = hashlib.blake2b(pixels.permute(1, 2, 0).contiguous().numpy().data, digest_size=16)
     digest.update(repr(size).encode())
     problem = None if size == expected else _other_size(path, size, expected, orientation)
     return ImageFile(index, path, problem, size, digest.digest(), kind, mode, orientation)
-
-
-def _with_content_named(path: Path, message: str) -> str:
-    """Says so where a file that is no picture is text, most often a server's page."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(_LOOKED_AT)
-    except OSError:
-        return message
-    if not start or not _TEXT.issuperset(start):
-        return message
-    return (
-        f"{path} is no image but text: it begins with {start.decode()!r}. Copy the file again from "
-        "its source, or take it out of the annotations."
-    )
 
 
 def _other_size(

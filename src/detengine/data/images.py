@@ -24,6 +24,9 @@ _ORIENTATIONS_ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
 _ORIENTATIONS_TURNED = frozenset(range(2, 9))
 _BROKEN_FILE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow raises on files that are damaged, empty or no pictures."""
+_TEXT = frozenset({*range(32, 127), 9, 10, 13})
+_LOOKED_AT = 64
+"""Bytes that tell a text, such as a page that a server sent in a picture's place."""
 
 
 def read_image(path: Path) -> Tensor:
@@ -81,11 +84,25 @@ def read_labels(path: Path) -> NDArray[Any]:
 
 def _unreadable(path: Path, error: Exception) -> str:
     size = path.stat().st_size if path.is_file() else 0
-    reason = "it is empty" if path.is_file() and size == 0 else f"{error} ({size} bytes)"
+    start = _beginning(path) if size else b""
+    if path.is_file() and size == 0:
+        reason = "it is empty"
+    elif start and _TEXT.issuperset(start):
+        reason = f"it is text, which begins with {start.decode()!r}"
+    else:
+        reason = f"{error} ({size} bytes)"
     return (
         f"{path} cannot be read as an image: {reason}. "
         "Copy the file again from its source, or take it out of the annotations."
     )
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LOOKED_AT)
+    except OSError:
+        return b""
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -46,11 +46,14 @@ def finding_of_error(error: Exception | str, where: str, severity: Severity = "e
 
 
 def split_cure(message: str) -> tuple[str, str]:
-    """The message without its last sentence, and that; "" where there is but one sentence."""
-    first, _, table = message.partition("\n")
-    if table:
-        return message, ""
-    parts = re.split(r"(?<=[.?!]) (?=[A-Z])", first)
+    """The message without its last sentence, and that; "" where there is but one sentence.
+
+    Of several lines, such as a table's, the last one is the cure, if it begins a sentence.
+    """
+    above, _, last = message.rpartition("\n")
+    if above:
+        return (above, last) if last[:1].isupper() else (message, "")
+    parts = re.split(r"(?<=[.?!]) (?=[A-Z])", message)
     return (" ".join(parts[:-1]), parts[-1]) if len(parts) > 1 else (message, "")
 
 
