@@ -7,8 +7,8 @@ from typing import NoReturn
 import typer
 
 from detengine.cli.app import EXIT_ERROR, app
-from detengine.cli.report_command import reporting
 from detengine.cli.data_commands import data
+from detengine.cli.report_command import reporting
 from detengine.cli.scoring_commands import scoring
 from detengine.cli.training_commands import training
 from detengine.cli.using_commands import using
