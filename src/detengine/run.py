@@ -2,8 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +41,16 @@ from detengine.engine.stopping import StopRequestedError, stop_on_request
 from detengine.engine.trainer import do_train
 from detengine.expectations import best_metric_of, check_expectations, raise_if_not_measured
 from detengine.modeling.build import build_detection_model
+from detengine.monitor.build import raise_if_not_installed, watching
 from detengine.monitor.logs import logging_to, setup_logging
-from detengine.monitor.progress import track
-from detengine.monitor.sinks import JsonlSink, Sink
 from detengine.monitor.timer import Stages
 from detengine.output_folder import held, make_output_folder, prepare_output_folder
 from detengine.run_reporting import Report, reported
-from detengine.scoring import PER_CLASS, RESULTS, Results, flat, score
+from detengine.scoring import PER_CLASS, RESULTS, Results, flat, score, send_pictures
 from detengine.solver.build import make_lr_scheduler, make_optimizer
 from detengine.solver.ema import ModelEMA
 from detengine.solver.precision import Precision
-from detengine.start import METRICS, start_or_resume
+from detengine.start import start_or_resume
 
 logger = logging.getLogger("detengine.run")
 
@@ -81,6 +80,7 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name at least one data set to train on")
+    raise_if_not_installed(cfg)
     stages = Stages()
     cfg, scaling = scaled(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
@@ -160,10 +160,16 @@ def _train(
     )
     stages.end("loader")
     logger.info("Ready after %s", stages)
-    with metrics_sink(folder, start_iter) as sinks, naming_dead_workers(loader):
+    with watching(cfg, loader, folder, start_iter) as (batches, sinks), naming_dead_workers(loader):
+
+        def scores_and_pictures() -> Mapping[str, float]:
+            results = scores_after(arguments["iteration"])
+            send_pictures(cfg, folder, arguments, sinks)
+            return flat(results)
+
         do_train(
             parallel_model,
-            watchdog.batches(track(loader, "training", cfg.SOLVER.MAX_ITER, start_iter)),
+            watchdog.batches(batches),
             parts.optimizer,
             parts.scheduler,
             parts.checkpointer,
@@ -177,9 +183,7 @@ def _train(
             seed=cfg.SEED,
             log_period=cfg.SOLVER.LOG_PERIOD,
             sinks=[*sinks, report],
-            evaluate=(lambda: flat(scores_after(arguments["iteration"])))
-            if parts.test_sets
-            else None,
+            evaluate=scores_and_pictures if parts.test_sets else None,
             eval_period=cfg.SOLVER.TEST_PERIOD,
             best_metric=best_metric,
             should_stop=should_stop,
@@ -329,13 +333,3 @@ def make_ema(cfg: Config, model: nn.Module) -> ModelEMA | None:
     if cfg.SOLVER.EMA_DECAY is None:
         return None
     return ModelEMA(model, cfg.SOLVER.EMA_DECAY, cfg.SOLVER.EMA_WARMUP_ITERS)
-
-
-@contextmanager
-def metrics_sink(folder: Path, finished_iterations: int) -> Iterator[list[Sink]]:
-    """The sinks of this rank: on the main process the run's `metrics.jsonl`, elsewhere none."""
-    if not is_main_process():
-        yield []
-        return
-    with closing(JsonlSink(folder / METRICS, finished_iterations)) as sink:
-        yield [sink]

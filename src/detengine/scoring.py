@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import torch
@@ -35,7 +36,7 @@ from detengine.evaluation.predictions_file import (
 )
 from detengine.evaluation.result import LOSS, EvaluationResult, Metrics
 from detengine.monitor.progress import track
-from detengine.monitor.sinks import plain_number
+from detengine.monitor.sinks import Sink, plain_number
 from detengine.output_folder import make_output_folder
 from detengine.report.pictures import write_pictures
 
@@ -44,7 +45,7 @@ logger = logging.getLogger("detengine.scoring")
 Results = dict[str, EvaluationResult]
 """By the name of the test set."""
 
-RESULTS, PER_CLASS = "results.json", "per_class.json"
+RESULTS, PER_CLASS, PICTURES = "results.json", "per_class.json", "pictures"
 
 
 def score(
@@ -73,7 +74,7 @@ def score(
             origin=origin, should_stop=should_stop, resume=resume,
         )  # fmt: skip
         if is_main_process() and cfg.TEST.PICTURES:
-            draw_pictures(cfg, dataset, predictions, folder / "pictures" / dataset.name)
+            draw_pictures(cfg, dataset, predictions, folder / PICTURES / dataset.name)
         if cfg.TEST.LOSS:
             losses = measure_losses(cfg, model, dataset, device, watchdog, should_stop=should_stop)
             result = replace(result, metrics={**result.metrics, LOSS: losses})
@@ -128,6 +129,26 @@ def draw_pictures(cfg: Config, dataset: DetectionDataset, predictions: Path, fol
     pairs = load_predictions(predictions)
     paths = write_pictures(dataset, pairs, make_output_folder(folder), cfg.TEST.PICTURES)
     logger.info("pictures, truth beside prediction: %s", paths[0])
+
+
+def send_pictures(
+    cfg: Config, folder: Path, arguments: Mapping[str, Any], sinks: Sequence[Sink]
+) -> None:
+    """What `draw_pictures` drew of the test sets, to a training's sinks, as `<test set>/<image>`.
+
+    arguments: do_train's; of an evaluation whose metrics the sinks have, they have the pictures.
+    """
+    iteration = arguments["iteration"]
+    if not cfg.TEST.PICTURES or arguments.get("scored") == iteration:
+        return
+    pictures = {
+        f"{name}/{path.stem}": path
+        for name in cfg.DATASETS.TEST
+        for path in sorted((folder / PICTURES / name).glob("*.png"))
+    }
+    for sink in sinks:
+        if pictures:
+            sink.write_pictures(iteration, pictures)
 
 
 def measure_losses(

@@ -11,12 +11,10 @@ from detengine.data.dataset import DetectionDataset
 from detengine.distributed.comm import broadcast
 from detengine.engine.periodic_scoring import evaluations_in_a_row, has_ended_early
 from detengine.expectations import best_metric_of
-from detengine.monitor.sinks import last_iteration_with
+from detengine.monitor.sinks import METRICS, last_iteration_with
 from detengine.solver.ema import ModelEMA
 
 logger = logging.getLogger("detengine.run")
-
-METRICS = "metrics.jsonl"
 
 
 def start_or_resume(

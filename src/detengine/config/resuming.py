@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "DISTRIBUTED.STATIC_GRAPH",
     "DISTRIBUTED.TIMEOUT",
     "TEST.*",
+    "SINKS",
 )
 """Where things are, how fast they go and how often they are looked at, but not what is learnt."""
 
@@ -80,7 +81,7 @@ def _differences(
 ) -> Iterator[tuple[str, str, str]]:
     """Each key whose values differ, and both in words.
 
-    One that a run of before did not know, and that is off (None, False), is no difference.
+    One that a run of before did not know, and that is off (None, False, nothing), is no difference.
     """
     for name in dict.fromkeys([*old, *new]):
         was, now_is = old.get(name, _ABSENT), new.get(name, _ABSENT)
@@ -91,7 +92,7 @@ def _differences(
 
 
 def _is_off(value: Any) -> bool:
-    return value is None or value is False
+    return value is None or value is False or value == []
 
 
 def _in_words(value: Any) -> str:

@@ -371,6 +371,9 @@ class Config(Section):
     SOLVER: Solver = Solver()
     DISTRIBUTED: Distributed = Distributed()
     TEST: Evaluation = Evaluation()
+    SINKS: Several[Literal["tensorboard", "wandb"]] = ()
+    """Where a training's metrics and sample pictures go, besides metrics.jsonl: TensorBoard's event
+    files, in the output folder; Weights & Biases. Each needs its extra, `detengine[wandb]`."""
     AMP_VERBOSE: Annotated[
         Switch, NoEffect("it was for apex, which torch's own autocast replaces")
     ] = False

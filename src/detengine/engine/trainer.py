@@ -304,7 +304,7 @@ def log_progress(
         f"lr: {lr:.6f}",
         f"max mem: {memory:.0f}",
     ]
-    logger.info(meters.delimiter.join(parts))
+    logger.info(meters.delimiter.join(parts), extra={"is_progress": True})
     metrics = {f"train/{name}": meter.avg for name, meter in meters.meters.items()}
     for sink in sinks:
         sink.write(iteration, metrics | {"train/lr": lr, "train/max_mem": memory})

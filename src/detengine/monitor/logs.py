@@ -1,6 +1,7 @@
 """The log of a run: its lines on the console and in `log.txt`.
 
-A record whose attribute `to_console` is False goes to files only.
+A record whose attribute `to_console` is False goes to files only; one whose `is_progress` is True
+does so while a view shows the same (`without_progress_lines`).
 """
 
 import logging
@@ -14,6 +15,8 @@ from rich.console import Console
 from detengine.distributed.comm import get_rank, is_main_process
 
 _LINE = "%(asctime)s %(name)s %(levelname)s: %(message)s"
+_SHORT_LINE = "%(asctime)s %(message)s"
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 _OWN_HANDLERS = ("detengine.console", "detengine.file")
 
 
@@ -24,18 +27,30 @@ def console() -> Console:
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes plain lines above the progress bar, whole and as they are."""
+    """Writes lines above the progress bar, whole and as they are.
+
+    On a terminal and in a notebook with the time alone before them, and there with colours for
+    warnings and errors.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if not getattr(record, "to_console", True):
             return
         try:
-            console().out(self.format(record), highlight=False)
+            if console().is_jupyter:
+                print(self.format(record))  # one output for all lines, where rich makes many
+            else:
+                style = _STYLES.get(record.levelno) if console().is_interactive else None
+                console().out(self.format(record), style=style, highlight=False)
         except Exception:  # logging's own rule: a line that fails must not stop the run
             self.handleError(record)
 
     def close(self) -> None:
-        """Give a terminal its cursor back, which a progress bar hides."""
+        """Take a bar away that an error has left, and give a terminal its cursor back."""
+        if console().is_interactive or console().is_jupyter:
+            from detengine.monitor.display import display
+
+            display().end()
         console().show_cursor(True)
         super().close()
 
@@ -65,13 +80,40 @@ def setup_logging(output_folder: str | Path | None) -> None:
     to_console = ConsoleHandler()
     to_console.set_name("detengine.console")
     if is_main_process():
-        to_console.setFormatter(logging.Formatter(_LINE))
+        to_console.setFormatter(_formatter_of_console())
     else:
         to_console.setLevel(logging.ERROR)
         to_console.setFormatter(logging.Formatter(_LINE.replace(": ", f" [rank {get_rank()}]: ")))
     logger.addHandler(to_console)
     if output_folder is not None:
         logger.addHandler(_file_of_this_rank(Path(output_folder)))
+
+
+def _formatter_of_console() -> logging.Formatter:
+    if console().is_interactive or console().is_jupyter:
+        return logging.Formatter(_SHORT_LINE, datefmt="%H:%M:%S")
+    return logging.Formatter(_LINE)
+
+
+@contextmanager
+def without_progress_lines() -> Iterator[None]:
+    """Leave a training's lines to the files, during the block."""
+    handlers = [
+        each
+        for each in logging.getLogger("detengine").handlers
+        if each.get_name() == "detengine.console"
+    ]
+    for handler in handlers:
+        handler.addFilter(_is_no_progress)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_is_no_progress)
+
+
+def _is_no_progress(record: logging.LogRecord) -> bool:
+    return not getattr(record, "is_progress", False)
 
 
 def _file_of_this_rank(folder: Path) -> logging.FileHandler:

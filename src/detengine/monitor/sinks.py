@@ -1,11 +1,17 @@
-"""Where a run's numbers go, besides the log."""
+"""Where a run's numbers and pictures go, besides the log."""
 
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+logger = logging.getLogger("detengine.monitor")
+
+METRICS = "metrics.jsonl"
+"""In the run's folder."""
 
 
 class Sink(Protocol):
@@ -14,8 +20,11 @@ class Sink(Protocol):
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics after so many finished iterations."""
 
+    def write_pictures(self, iteration: int, pictures: Mapping[str, Path]) -> None:
+        """Take an evaluation's pictures, PNG files by name; the next evaluation overwrites them."""
+
     def close(self) -> None:
-        """Finish; nothing is written afterwards."""
+        """Finish; nothing is written afterwards. Also where the run has failed."""
 
 
 class JsonlSink:
@@ -37,8 +46,77 @@ class JsonlSink:
         plain = {name: plain_number(float(value)) for name, value in metrics.items()}
         self._file.write(json.dumps({"iteration": iteration, **plain}) + "\n")
 
+    def write_pictures(self, iteration: int, pictures: Mapping[str, Path]) -> None:
+        pass  # they lie beside the file, in the run's folder
+
     def close(self) -> None:
         self._file.close()
+
+
+class OptionalSink:
+    """Another sink whose failure does not end the run: it is warned of, and the sink switched off.
+
+    A training is not worth less because a disk or a network was gone for what only watches it. That
+    the sink's record is not whole is said again at the end.
+    """
+
+    def __init__(self, name: str, sink: Sink) -> None:
+        self._name = name
+        self._sink: Sink | None = sink
+        self._failed_at: int | None = None
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self._try(iteration, lambda sink: sink.write(iteration, metrics))
+
+    def write_pictures(self, iteration: int, pictures: Mapping[str, Path]) -> None:
+        self._try(iteration, lambda sink: sink.write_pictures(iteration, pictures))
+
+    def close(self) -> None:
+        self._try(None, lambda sink: sink.close())
+        if self._failed_at is not None:
+            logger.warning(
+                "%s has nothing of this run from iteration %d on: writing to it failed (see "
+                "above). metrics.jsonl is whole.",
+                self._name,
+                self._failed_at,
+            )
+
+    def _try(self, iteration: int | None, do: Callable[[Sink], None]) -> None:
+        if self._sink is None:
+            return
+        try:
+            do(self._sink)
+        except Exception as error:  # of another's package: it may be any
+            failed, self._sink = self._sink, None
+            self._failed_at = iteration
+            self._warn(error)
+            if iteration is not None:
+                self._close_quietly(failed)
+
+    def _warn(self, error: Exception) -> None:
+        logger.warning(
+            "%s failed and is switched off for the rest of the run: %s: %s. The training goes on, "
+            "and metrics.jsonl has all its numbers.",
+            self._name,
+            type(error).__name__,
+            error,
+        )
+
+    def _close_quietly(self, sink: Sink) -> None:
+        try:
+            sink.close()
+        except Exception as error:
+            logger.debug("%s could not be closed: %s", self._name, error)
+
+
+def evaluations_in(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """The iteration and the metrics of each evaluation that a `metrics.jsonl` tells of."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        metrics = _parsed(line)
+        scores = {name: float(metrics[name]) for name in metrics if name.startswith("val/")}
+        if scores:
+            yield int(metrics["iteration"]), scores
 
 
 def plain_number(value: float) -> float | str:
