@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.constrain import Constrain
+from rich.control import Control
 from rich.live import Live
+from rich.segment import ControlType, Segment
 
 from detengine.monitor.logs import console
 
@@ -60,6 +62,7 @@ class TerminalDisplay:
         self._console = on
         self._shown: list[Render] = []
         self._live: Live | None = None
+        self._width = on.width
         self._drawing = RLock()
         self._ended = Event()
 
@@ -112,7 +115,24 @@ class TerminalDisplay:
 
     def _draw(self) -> None:
         if self._live is not None:
-            self._guarded(self._live, self._live.refresh)
+            self._guarded(self._live, self._refresh)
+
+    def _refresh(self) -> None:
+        width, before = self._console.width, self._width
+        self._width = width
+        if self._live is not None:
+            if width < before:
+                self._erase_wrapped(before, width)
+            self._live.refresh()
+
+    def _erase_wrapped(self, before: int, width: int) -> None:
+        """Go up by what a terminal adds to the lines it has, when it wraps them anew."""
+        options = self._console.options.update(width=before)
+        lines = self._console.render_lines(self._all(), options, pad=False)
+        lengths = [Segment.get_line_length(line) for line in lines]
+        added = sum(max(length - 1, 0) // width for length in lengths)
+        up = ((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
+        self._console.control(Control(*up * added))
 
     def _guarded(self, live: Live, draw: Callable[[], object]) -> None:
         try:

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from detengine.monitor.bar import Bar, Followed
@@ -23,6 +23,7 @@ LoaderT = TypeVar("LoaderT")
 
 _CURVE_WIDTH = 24
 _HEIGHTS = "▁▂▃▄▅▆▇█"
+_LABEL_WIDTH = 9
 _SETS_SHOWN = 4
 _LOSS_TASK = "loss"
 """Under which losses on test sets stand; there lower is better, and nothing is a percentage."""
@@ -92,29 +93,24 @@ class TrainingView:
         pass  # `shown` ends it
 
     def render(self) -> RenderableType:
-        rows = Table.grid(padding=(0, 2))
-        rows.add_column(style="dim", no_wrap=True)
-        rows.add_column()
-        for label, value in self._rows():
-            rows.add_row(label, value)
-        return Group(self._bar.render(rate=False), rows)
+        return Group(self._bar.render(rate=False), *self._rows())
 
-    def _rows(self) -> Iterator[tuple[str, RenderableType]]:
-        """Label and value. What has not been measured yet has no row."""
+    def _rows(self) -> Iterator[RenderableType]:
+        """What has not been measured yet has no row."""
         if self._train:
-            yield "loss", Curve(f"{self._train['train/loss']:.4f}", self._losses)
+            yield Curve("loss", f"{self._train['train/loss']:.4f}", self._losses)
             if parts := _parts_of_loss(self._train):
-                yield "", Flow(parts)
-            yield "speed", Flow(self._speed())
+                yield Flow("", parts)
+            yield Flow("speed", self._speed())
             rate, memory = self._train["train/lr"], self._train["train/max_mem"]
-            yield "lr", Flow([f"{rate:.6f}", f"memory {memory:.0f} MB"])
+            yield Flow("lr", [f"{rate:.6f}", f"memory {memory:.0f} MB"])
         sets = list(dict.fromkeys(score.test_set for score in self._scores.values()))
         for number, test_set in enumerate(sets[:_SETS_SHOWN]):
             of_set = [str(score) for score in self._scores.values() if score.test_set == test_set]
             when = f"iteration {self._scored_at}"
-            yield "" if number else "score", Flow([test_set, *of_set, when])
+            yield Flow("" if number else "score", [test_set, *of_set, when])
         if len(sets) > _SETS_SHOWN:
-            yield "", f"and {len(sets) - _SETS_SHOWN} more test sets"
+            yield Flow("", [f"and {len(sets) - _SETS_SHOWN} more test sets"])
 
     def _speed(self) -> list[str]:
         step, data = self._train["train/time"], self._train["train/data"]
@@ -161,31 +157,41 @@ class Score:
 
 
 class Flow:
-    """Texts one after the other, as many on a line as there is room for; none is broken."""
+    """A label, and behind it texts, as many on a line as there is room for; none is broken."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, label: str, texts: Sequence[str]) -> None:
+        self._label = label
         self._texts = texts
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        line = Text(no_wrap=True, overflow="ellipsis")
+        line = _begun(self._label)
+        gap = ""
         for text in self._texts:
-            if line and line.cell_len + 2 + Text(text).cell_len > options.max_width:
+            if gap and line.cell_len + cell_len(gap + text) > options.max_width:
                 yield line
-                line = Text(no_wrap=True, overflow="ellipsis")
-            line.append(f"  {text}" if line else text)
+                line, gap = _begun(""), ""
+            line.append(gap + text)
+            gap = "  "
         yield line
 
 
 class Curve:
-    """A text, and behind it how a number went over time, where the terminal has such letters."""
+    """A label, a number, and how that went over time, where the terminal has such letters."""
 
-    def __init__(self, text: str, values: Sequence[float]) -> None:
+    def __init__(self, label: str, text: str, values: Sequence[float]) -> None:
+        self._label = label
         self._text = text
         self._values = values
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         curve = "" if options.ascii_only else curve_of(self._values, _CURVE_WIDTH)
-        yield Text(f"{self._text}  {curve}".rstrip(), no_wrap=True, overflow="crop")
+        yield _begun(self._label).append(f"{self._text}  {curve}")
+
+
+def _begun(label: str) -> Text:
+    """A line with its label, to be continued; cut off where the terminal ends."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    return line.append(label.ljust(_LABEL_WIDTH), style="dim")
 
 
 def curve_of(values: Sequence[float], width: int) -> str:
