@@ -1,9 +1,18 @@
 import json
+import logging
 import math
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from detengine.monitor.sinks import JsonlSink, last_iteration_with
+import pytest
+
+from detengine.monitor.sinks import (
+    JsonlSink,
+    OptionalSink,
+    evaluations_in,
+    last_iteration_with,
+)
 
 
 def lines_of(path: Path) -> list[dict[str, object]]:
@@ -91,3 +100,83 @@ def test_the_last_iteration_with_a_kind_of_metric_is_found(tmp_path: Path) -> No
     assert last_iteration_with("val/", path, until=20) == 10
     assert last_iteration_with("val/", path, until=9) == 5
     assert last_iteration_with("test/", path, until=20) is None
+
+
+def test_the_evaluations_of_a_file_come_with_their_iterations(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert list(evaluations_in(path)) == []
+    with closing(JsonlSink(path)) as sink:
+        sink.write(20, {"train/loss": 0.5})
+        sink.write(20, {"val/a/bbox/AP": 0.25, "val/a/loss/loss": math.inf})
+    assert list(evaluations_in(path)) == [
+        (20, {"val/a/bbox/AP": 0.25, "val/a/loss/loss": math.inf})
+    ]
+
+
+class Recorder:
+    """Notes what it is given. full_at: the iteration from which on its disk is full."""
+
+    def __init__(self, full_at: float = math.inf, *, fails_to_close: bool = False) -> None:
+        self.seen: list[tuple[int, str]] = []
+        self.closed = 0
+        self.full_at = full_at
+        self.fails_to_close = fails_to_close
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        if iteration >= self.full_at:
+            raise OSError("no space left on device")
+        self.seen += [(iteration, name) for name in metrics]
+
+    def write_pictures(self, iteration: int, pictures: Mapping[str, Path]) -> None:
+        self.write(iteration, dict.fromkeys(pictures, 0.0))
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.fails_to_close:
+            raise RuntimeError("the network is gone")
+
+
+def test_an_optional_sink_gets_everything_and_says_nothing(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    with closing(OptionalSink("tensorboard", recorder)) as sink:
+        sink.write(20, {"train/loss": 0.5})
+        sink.write_pictures(20, {"a/1": tmp_path / "1.png"})
+    assert recorder.seen == [(20, "train/loss"), (20, "a/1")]
+    assert recorder.closed == 1
+    assert caplog.records == []
+
+
+def test_an_optional_sink_that_fails_is_warned_of_once_and_again_at_the_end(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    recorder = Recorder(full_at=40)
+    with closing(OptionalSink("tensorboard", recorder)) as sink:
+        for iteration in (20, 40, 60):
+            sink.write(iteration, {"train/loss": 0.5})
+            sink.write_pictures(iteration, {"a/1": tmp_path / "1.png"})
+    assert [iteration for iteration, _ in recorder.seen] == [20, 20]
+    assert recorder.closed == 1
+    first, last = [record.getMessage() for record in caplog.records]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    assert "tensorboard failed and is switched off" in first
+    assert "OSError: no space left on device" in first
+    assert "tensorboard has nothing of this run from iteration 40 on" in last
+
+
+def test_an_optional_sink_that_cannot_be_closed_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    OptionalSink("wandb", Recorder(fails_to_close=True)).close()
+    (warning,) = caplog.records
+    assert "RuntimeError: the network is gone" in warning.getMessage()
+
+
+def test_what_stops_the_program_is_not_taken_for_a_sinks_failure() -> None:
+    class Interrupted(Recorder):
+        def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        OptionalSink("wandb", Interrupted()).write(20, {})

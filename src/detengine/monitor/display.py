@@ -63,15 +63,16 @@ class TerminalDisplay:
         self._shown: list[Render] = []
         self._live: Live | None = None
         self._width = on.width
+        self._has_failed = False
         self._drawing = RLock()
         self._ended = Event()
 
     @contextmanager
     def showing(self, render: Render, *, keep: bool = False) -> Iterator[None]:
-        is_outermost = self._live is None
+        is_outermost = not self._shown
         with self._drawing:
             self._shown.append(render)
-            if is_outermost:
+            if is_outermost and not self._has_failed:
                 self._begin(keep)
             self._draw()
         try:
@@ -138,7 +139,7 @@ class TerminalDisplay:
         try:
             draw()
         except Exception as error:  # a terminal that is gone, a letter that it has not
-            self._live = None
+            self._live, self._has_failed = None, True
             self._ended.set()
             with suppress(Exception):
                 live.stop()
