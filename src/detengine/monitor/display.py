@@ -103,8 +103,8 @@ class TerminalDisplay:
         self._live = Live(
             get_renderable=self._all, console=self._console, auto_refresh=False, transient=not keep
         )
-        self._guarded(self._live, self._live.start)
         self._ended = Event()
+        self._guarded(self._live, self._live.start)
         thread = Thread(target=self._redraw, args=(self._ended,), name="display", daemon=True)
         thread.start()
 
