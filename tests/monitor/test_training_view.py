@@ -7,6 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from detengine.monitor.bar import Bar
 from detengine.monitor.training_view import Score, TrainingView, curve_of
 
 TRAIN = {
@@ -101,6 +102,7 @@ def test_what_is_not_a_number_or_not_there_is_shown_as_that() -> None:
     view = TrainingView(400, 0, 8)
     view.write(20, TRAIN | {"train/loss": math.nan, "train/loss_mask": math.inf, "train/time": 0.0})
     view.write(20, {"val/a/bbox/AP": math.nan})
+    assert "bbox AP nan (best)" in "\n".join(lines_of(view))
     view.write(40, TRAIN | {"train/loss": math.inf})
     view.write(40, {"val/a/bbox/AP": -1.0})
     text = "\n".join(lines_of(view))
@@ -111,6 +113,9 @@ def test_what_is_not_a_number_or_not_there_is_shown_as_that() -> None:
 def test_names_are_not_taken_for_markup() -> None:
     (line,) = scored((10, {"val/[bold]x[/]/bbox/AP": 0.5}))
     assert "[bold]x[/]" in line
+    console = Console(file=StringIO(), width=88)
+    console.print(Bar("scoring [red]x[/]", 3).render())
+    assert "scoring [red]x[/]" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_where_the_terminal_has_no_such_letters_there_is_no_curve() -> None:

@@ -44,7 +44,7 @@ class Bar:
         line.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
         line.add_column(ratio=1, min_width=4)
         cells: list[RenderableType] = [
-            self.description,
+            Text(self.description),
             ProgressBar(total=self.total, completed=self.completed),
         ]
         for text in (self._count(), self._rate() if rate else "", self._times_in_words()):

@@ -143,14 +143,17 @@ class TerminalDisplay:
             self._ended.set()
             with suppress(Exception):
                 live.stop()
-            logger.warning("nothing is shown from here on: %s: %s", type(error).__name__, error)
+            _warn(error)
 
     def _all(self) -> RenderableType:
         return Constrain(Group(*(render() for render in self._shown)), _WIDTH)
 
 
 class NotebookDisplay:
-    """One output of the cell, replaced at most once a second, by the loop itself."""
+    """One output of the cell, replaced at most once a second, by the loop itself.
+
+    It, too, ends where it cannot be drawn.
+    """
 
     def __init__(self) -> None:
         self._shown: list[Render] = []
@@ -187,9 +190,18 @@ class NotebookDisplay:
         self._handle = None
 
     def _draw(self) -> None:
-        if self._handle is not None:
+        if self._handle is None:
+            return
+        self._drawn = time.monotonic()
+        try:
             self._handle.update(_in_a_notebook(self._shown), raw=True)
-            self._drawn = time.monotonic()
+        except Exception as error:
+            self._handle = None
+            _warn(error)
+
+
+def _warn(error: Exception) -> None:
+    logger.warning("nothing is shown from here on: %s: %s", type(error).__name__, error)
 
 
 def _in_a_notebook(shown: list[Render]) -> dict[str, str]:

@@ -146,7 +146,7 @@ class Score:
     def __str__(self) -> str:
         """`bbox AP 31.2 (best 32.0 at 800)`, in percent."""
         name = self.task if self.task == self.metric else f"{self.task} {self.metric}"
-        is_best = self.value == self.best
+        is_best = self.value == self.best or math.isnan(self.best)
         best = "best" if is_best else f"best {self._shown(self.best)} at {self.best_iteration}"
         return f"{name} {self._shown(self.value)} ({best})"
 
