@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from detengine.monitor.bar import Bar
-from detengine.monitor.training_view import Score, TrainingView, curve_of
+from detengine.monitor.training_view import History, Score, TrainingView, curve_of
 
 TRAIN = {
     "train/loss": 0.8234,
@@ -131,7 +131,7 @@ def test_where_the_terminal_has_no_such_letters_there_is_no_curve() -> None:
 
 
 def test_a_curve_is_as_long_as_its_values_and_no_longer_than_it_may_be() -> None:
-    assert curve_of([], 8) == curve_of([1.0], 8) == curve_of([math.nan, 1.0], 8) == ""
+    assert curve_of([], 8) == curve_of([1.0], 8) == ""
     assert curve_of([8.0, 4.0, 1.0], 8) == "█▄▁"
     assert curve_of([1.0, 1.0], 8) == "▁▁"
     assert curve_of([float(-i) for i in range(1000)], 8) == "█▇▆▅▄▃▂▁"
@@ -150,3 +150,16 @@ def test_a_log_line_in_a_step_counts_that_step_once() -> None:
     for number, _ in enumerate(view.follow(range(4)), start=1):
         view.write(number, TRAIN)
         assert f"{number}/4" in lines_of(view)[0]
+
+
+def test_a_history_of_any_length_is_the_means_of_equal_pieces() -> None:
+    history = History(8)
+    for number in range(1, 1025):
+        history.add(float(number))
+        history.add(math.nan)
+        assert len(history.means) <= 8
+    pieces = [range(start, start + 128) for start in range(1, 1025, 128)]
+    assert history.means == pytest.approx([sum(piece) / 128 for piece in pieces])
+    history.add(5000.0)
+    assert history.means[:4] == pytest.approx([256 * piece + 128.5 for piece in range(4)])
+    assert history.means[4:] == [5000.0]

@@ -44,7 +44,7 @@ class TrainingView:
         self._images_per_step = images_per_step
         self._best_metric = best_metric
         self._train: dict[str, float] = {}
-        self._losses: list[float] = []
+        self._losses = History(2 * _CURVE_WIDTH)
         self._scores: dict[str, Score] = {}
         self._scored_at = 0
 
@@ -73,7 +73,7 @@ class TrainingView:
         if "train/loss" in metrics:
             self._train = dict(metrics)
             self._bar.seconds_per_step = metrics["train/time"]
-            self._losses.append(metrics["train/loss"])
+            self._losses.add(metrics["train/loss"])
         self.remember(iteration, metrics)
 
     def remember(self, iteration: int, metrics: Mapping[str, float]) -> None:
@@ -98,7 +98,7 @@ class TrainingView:
     def _rows(self) -> Iterator[RenderableType]:
         """What has not been measured yet has no row."""
         if self._train:
-            yield Curve("loss", f"{self._train['train/loss']:.4f}", self._losses)
+            yield Curve("loss", f"{self._train['train/loss']:.4f}", self._losses.means)
             if parts := _parts_of_loss(self._train):
                 yield Flow("", parts)
             yield Flow("speed", self._speed())
@@ -156,6 +156,32 @@ class Score:
         return "n/a" if value == _NOTHING_TO_SCORE else f"{100 * value:.1f}"
 
 
+class History:
+    """A series of any length as the means of at most `size` pieces, all but the last equally long.
+
+    size: even. What is not finite is left out.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.means: list[float] = []
+        self._size = size
+        self._length, self._in_last = 1, 0
+
+    def add(self, value: float) -> None:
+        if not math.isfinite(value):
+            return
+        if not self.means or self._in_last == self._length:
+            if len(self.means) == self._size:
+                pairs = zip(self.means[::2], self.means[1::2], strict=True)
+                self.means = [(one + other) / 2 for one, other in pairs]
+                self._length *= 2
+            self.means = [*self.means, value]
+            self._in_last = 1
+        else:
+            self._in_last += 1
+            self.means[-1] += (value - self.means[-1]) / self._in_last
+
+
 class Flow:
     """A label, and behind it texts, as many on a line as there is room for; none is broken."""
 
@@ -195,12 +221,11 @@ def _begun(label: str) -> Text:
 
 
 def curve_of(values: Sequence[float], width: int) -> str:
-    """The finite values as bars, at most `width` of them, each the mean of its share of them."""
-    finite = [value for value in values if math.isfinite(value)]
-    if len(finite) < 2:
+    """Values as bars, at most `width` of them, each the mean of its share; "" of fewer than two."""
+    if len(values) < 2:
         return ""
-    bounds = [round(number * len(finite) / width) for number in range(width + 1)]
-    shares = [finite[start:end] for start, end in pairwise(bounds)]
+    bounds = [round(number * len(values) / width) for number in range(width + 1)]
+    shares = [values[start:end] for start, end in pairwise(bounds)]
     means = [sum(share) / len(share) for share in shares if share]
     lowest, highest = min(means), max(means)
     scale = (len(_HEIGHTS) - 1) / (highest - lowest or 1)
