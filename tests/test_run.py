@@ -206,18 +206,17 @@ def test_evaluating_the_last_weights_gives_the_results_of_the_training(
 
 
 def test_a_loaded_run_predicts_what_was_stored(trained: Trained, tiny_config: Path) -> None:
-    predictor = load(trained.folder, device="cpu")
+    # the batches of the evaluation: how far an image is padded depends on its neighbours
+    predictor = load(trained.folder, device="cpu", batch_size=2)
     assert predictor.class_names == ("disc", "bar", "wedge")
     images = [
         np.asarray(Image.open(tiny_config.parent / "images" / f"val_{index}.jpg"))
         for index in range(4)
     ]
-    # the batches of the evaluation: how far an image is padded depends on its neighbours
-    predictions = predictor(images[:2]) + predictor(images[2:])
-    for prediction, (_, stored) in zip(
-        predictions, stored_predictions(trained.folder), strict=True
+    for found, (_, stored) in zip(
+        predictor(images), stored_predictions(trained.folder), strict=True
     ):
-        assert_equal_predictions(prediction, stored)
+        assert_equal_predictions(found.prediction, stored)
 
 
 # Going on, and beginning from weights
