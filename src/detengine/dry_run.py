@@ -127,6 +127,8 @@ class DryRunner:
     @contextmanager
     def _attempting(self, where: str) -> Iterator[None]:
         """Whatever goes wrong inside is a finding."""
+        if self.findings:
+            self._free()  # what a failed step has left
         try:
             yield
         except Exception as error:
@@ -139,7 +141,6 @@ class DryRunner:
                 cure = "`detengine --debug train` shows where it is raised."
                 self.findings.append(Finding("error", where, what, cure))
             error.__traceback__ = None  # its frames hold the step's tensors
-            self._free()
 
     def _out_of_memory(self, where: str, error: Exception) -> Finding:
         training = "Lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE, make the images "

@@ -190,10 +190,9 @@ def _chosen_images(truth: GroundTruth, choice: Choice) -> list[int]:
         index_of_id = {image_id: index for index, image_id in enumerate(truth.image_ids.tolist())}
         unknown = [str(each) for each in choice.image_ids if each not in index_of_id]
         if unknown:
-            some = ", ".join(map(str, list(index_of_id)[:10]))
             raise ValueError(
-                f"there is no image {listed(unknown)} in the data set; its {len(truth):,} image "
-                f"ids are {some}{', ...' if len(truth) > 10 else ''}. Choose --images among them."
+                f"there is no image {listed(unknown)} in the data set; its image ids are "
+                f"{listed(list(map(str, index_of_id)))}. Choose --images among them."
             )
         return [index_of_id[each] for each in choice.image_ids]
     number = min(choice.count, len(truth))

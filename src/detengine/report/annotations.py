@@ -14,6 +14,7 @@ from detengine.report.mask_columns import dense_mask
 _GREY: Colour = (110, 115, 125)
 _FILL, _STRIPE = 90, 220
 """The opacity of what is set aside, between its stripes and on them."""
+_LONGEST_NAME = 24
 _STRIPES = 80
 """The picture's longer side, in stripes."""
 
@@ -44,8 +45,10 @@ def draw_annotations(
     """The image with boxes and masks of all that counts; what is set aside is hatched in grey.
 
     image: uint8[3, H, W], RGB, shown as large as `draw_prediction` does. colours: each object's
-    number in the palette. With one class, names are left out, but for what is set aside.
+    number in the palette. With one class, names are left out, but for what is set aside; long
+    ones are cut off.
     """
+    class_names = [_shortened(name) for name in class_names]
     counts = [n for n, why in enumerate(annotations.set_aside) if not why]
     kept = torch.tensor(counts, dtype=torch.int64)
     boxes, labels = annotations.boxes_xyxy[kept], annotations.labels[kept]
@@ -65,6 +68,10 @@ def draw_annotations(
     picture = draw_prediction(pixels, boxes * scale, labels, class_names, colours=shades)
     _write_why(picture, annotations, class_names, scale)
     return picture
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _masks_at(masks: Masks, positions: Sequence[int]) -> Masks:
