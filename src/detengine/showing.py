@@ -16,6 +16,7 @@ from detengine.data.build import build_datasets, build_transforms
 from detengine.data.build_survey import Survey, survey
 from detengine.data.class_balance import count_classes
 from detengine.data.dataset import DetectionDataset, TrainingData
+from detengine.data.keypoints import COCO_PERSON_KEYPOINTS, COCO_PERSON_SKELETON
 from detengine.monitor.logs import collected_warnings
 from detengine.monitor.progress import track
 from detengine.output_folder import make_output_folder
@@ -36,6 +37,7 @@ from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.rle import RLE
 
 PAGE = "index.html"
+_PERSON = len(COCO_PERSON_KEYPOINTS)
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,14 @@ def annotations_of(sample: Sample, dataset: DetectionDataset) -> Annotations:
 
 
 def _draw(image: Tensor, annotations: Annotations, names: Sequence[str]) -> Image.Image:
-    return draw_annotations(image, annotations, names, colours_of(annotations.labels, names))
+    is_person = annotations.keypoints is not None and annotations.keypoints.shape[1] == _PERSON
+    return draw_annotations(
+        image,
+        annotations,
+        names,
+        colours_of(annotations.labels, names),
+        skeleton=COCO_PERSON_SKELETON if is_person else (),
+    )
 
 
 def _kept(picture: Image.Image, path: Path, caption: str) -> EmbeddedPicture:

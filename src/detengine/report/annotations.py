@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -42,7 +43,7 @@ def draw_annotations(
     *,
     skeleton: Sequence[tuple[int, int]] = (),
 ) -> Image.Image:
-    """The image with boxes and masks of all that counts; what is set aside is hatched in grey.
+    """The image with all that counts: boxes, masks, keypoints; the rest is hatched in grey.
 
     image: uint8[3, H, W], RGB, shown as large as `draw_prediction` does. colours: each object's
     number in the palette. With one class, names are left out, but for what is set aside; long
@@ -65,7 +66,19 @@ def draw_annotations(
     scale = picture.width / image.shape[2]
     picture = _with_hatching(picture, annotations, scale)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    picture = draw_prediction(pixels, boxes * scale, labels, class_names, colours=shades)
+    keypoints = annotations.keypoints
+    picture = draw_prediction(
+        pixels,
+        boxes * scale,
+        labels,
+        class_names,
+        keypoints=None
+        if keypoints is None
+        else keypoints[kept] * torch.tensor([scale, scale, 1.0]),
+        skeleton=skeleton,
+        colours=shades,
+        scale=1.0,
+    )
     _write_why(picture, annotations, class_names, scale)
     return picture
 
@@ -90,20 +103,27 @@ def _with_hatching(picture: Image.Image, annotations: Annotations, scale: float)
     for n, why in enumerate(annotations.set_aside):
         if not why:
             continue
-        mask = None if annotations.masks is None else dense_mask(annotations.masks[n])
-        if mask is not None and mask.any():
-            whole = Image.fromarray(mask.astype(np.uint8) * 255)
-            region = np.asarray(whole.resize(picture.size, Image.Resampling.NEAREST)) > 0
-        else:
-            region = np.zeros((picture.height, picture.width), dtype=np.bool_)
-            x1, y1, x2, y2 = (annotations.boxes_xyxy[n] * scale).round().long().tolist()
-            region[max(0, y1) : y2 + 1, max(0, x1) : x2 + 1] = True
+        region = _region(annotations, n, (picture.height, picture.width), scale)
         rows, columns = np.indices(region.shape)
         width = max(4, max(picture.size) // _STRIPES)
         on_stripe = (rows + columns) // (width // 2) % 2 == 0
         opacity = np.where(region, np.where(on_stripe, _STRIPE, _FILL), 0).astype(np.uint8)
         picture.paste(_GREY, (0, 0), Image.fromarray(opacity))
     return picture
+
+
+def _region(
+    annotations: Annotations, n: int, size: tuple[int, int], scale: float
+) -> NDArray[np.bool_]:
+    """bool[H, W] of the picture: the n-th mask, or box. size: its (H, W)."""
+    mask = None if annotations.masks is None else dense_mask(annotations.masks[n])
+    if mask is not None and mask.any():
+        whole = Image.fromarray(mask.astype(np.uint8) * 255)
+        return np.asarray(whole.resize(size[::-1], Image.Resampling.NEAREST)) > 0
+    region = np.zeros(size, dtype=np.bool_)
+    x1, y1, x2, y2 = (annotations.boxes_xyxy[n] * scale).round().long().tolist()
+    region[max(0, y1) : y2 + 1, max(0, x1) : x2 + 1] = True
+    return region
 
 
 def _write_why(
