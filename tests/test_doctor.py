@@ -62,7 +62,7 @@ def test_in_a_healthy_run_there_is_no_error(healthy: tuple[Diagnosis, set[Path]]
 
 
 def test_nothing_is_left_behind(healthy: tuple[Diagnosis, set[Path]]) -> None:
-    assert healthy[1] <= {Path(load_config(None).OUTPUT_DIR)}
+    assert healthy[1] == set()
 
 
 def test_steps_scoring_checkpoint_and_loader_are_measured(
