@@ -36,7 +36,9 @@ def test_importing_detengine_imports_no_torch() -> None:
     assert heavy_after("import detengine; detengine.__version__; dir(detengine)") == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["eval", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["doctor", "--help"]]
+)
 def test_help_imports_no_torch(arguments: list[str]) -> None:
     statement = "import runpy; runpy.run_module('detengine', run_name='__main__')"
     assert "torch" not in heavy_after(statement, *arguments)

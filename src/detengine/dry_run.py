@@ -290,7 +290,7 @@ class DryRunner:
         parts.checkpointer.wait()
         path = self.folder / "model_final.pth"
         stored, here = load_file(path)["model"], parts.checkpointer.model.state_dict()
-        changed = [name for name in here if not torch.equal(stored[name], here[name].cpu())]
+        changed = [name for name in here if not _same_bits(stored[name], here[name])]
         if changed:
             what = f"a checkpoint was read back with other values: {', '.join(changed[:3])}"
             cure = "Do not trust this disk or this memory; name another OUTPUT_DIR."
@@ -318,6 +318,12 @@ class DryRunner:
         finally:
             stop_workers(batches)
         return images / max(seconds, 1e-9)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Also where both are NaN."""
+    bits = [each.cpu().contiguous().reshape(-1).view(torch.uint8) for each in (one, other)]
+    return torch.equal(*bits)
 
 
 def resized(cfg: Config, sizes: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Annotations that a reader lets pass, and that are most likely not what was meant."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from detengine.data.annotations import image_of_annotation, sizes_wh
-from detengine.structures.finding import LISTED, Finding, counted
+from detengine.structures.finding import LISTED, Finding, Severity, counted
 from detengine.structures.ground_truth import GroundTruth
 
 _MOST_PIXELS_BEYOND = 1
@@ -20,55 +22,87 @@ def check_annotations(
 
     for_training: the data set is trained on, where an image without annotations is background.
     """
-    counts = ~truth.is_crowd & ~truth.is_difficult
-    sides = truth.boxes_xywh[:, 2:]
-    beyond = _pixels_beyond(truth) > _MOST_PIXELS_BEYOND
-    checks = [
-        (
-            (sides <= 0).any(dim=1) & counts,
+    checks = _check_boxes(truth)
+    if with_masks:
+        checks += _check_masks(truth)
+    if with_keypoints:
+        checks += _check_keypoints(truth)
+    findings = [
+        Finding(
+            each.severity,
+            name,
+            f"{counted(int(each.culprits.sum()), 'annotation')} "
+            f"{_agreeing(each.what, each.culprits)}: {_named(truth, each.culprits)}",
+            _agreeing(each.cure, each.culprits),
+        )
+        for each in checks
+        if each.culprits.any()
+    ]
+    findings += _empty_images(truth, name, for_training=for_training)
+    return [*findings, *_set_aside(truth, name)]
+
+
+class _Check(NamedTuple):
+    """culprits: bool[N]. what: follows on "3 annotations"; in braces what depends on the number."""
+
+    culprits: Tensor
+    what: str
+    cure: str
+    severity: Severity = "warning"
+
+
+def _counting(truth: GroundTruth) -> Tensor:
+    """bool[N]: neither crowd nor difficult."""
+    return ~truth.is_crowd & ~truth.is_difficult
+
+
+def _check_boxes(truth: GroundTruth) -> list[_Check]:
+    counts = _counting(truth)
+    return [
+        _Check(
+            (truth.boxes_xywh[:, 2:] <= 0).any(dim=1) & counts,
             "without width or height, which {are} not trained on",
             "Draw {them} anew, or take {them} out.",
         ),
-        (
-            beyond & counts,
+        _Check(
+            (_pixels_beyond(truth) > _MOST_PIXELS_BEYOND) & counts,
             "with a box that reaches out of its image by more than a pixel; it is clipped",
             "Do the boxes belong to the images as they are stored? Look with `detengine show`.",
         ),
-        (
+        _Check(
             _doubled(truth),
             "that {stand} twice: the same class and box in the same image",
             "Take one of each out: a model is punished for finding the object once.",
         ),
     ]
-    if with_masks and truth.masks is not None:
-        empty = truth.masks.offsets.diff() == 0
-        what = "without a mask, which {are} not trained on (MODEL.MASK_ON)"
-        checks.append((empty & counts, what, "Add the {masks}, or set MODEL.MASK_ON to False."))
-    if with_keypoints and truth.num_keypoints is not None:
-        bare = truth.num_keypoints == 0
-        what = "without a labelled keypoint (MODEL.KEYPOINT_ON): only {their} boxes are trained on"
-        checks.append((bare & counts, what, ""))
-    findings = [
-        Finding(
-            "note" if not cure else "warning",
-            name,
-            f"{counted(int(culprits.sum()), 'annotation')} {_agreeing(what, culprits)}: "
-            f"{_named(truth, culprits)}",
-            _agreeing(cure, culprits),
-        )
-        for culprits, what, cure in checks
-        if culprits.any()
-    ]
-    return [
-        *findings,
-        *_empty_images(truth, name, for_training=for_training),
-        *_set_aside(truth, name),
-    ]
+
+
+def _check_masks(truth: GroundTruth) -> list[_Check]:
+    if truth.masks is None:
+        return []
+    empty = (truth.masks.offsets.diff() == 0) & _counting(truth)
+    what = "without a mask, which {are} not trained on (MODEL.MASK_ON)"
+    return [_Check(empty, what, "Add the {masks}, or set MODEL.MASK_ON to False.")]
+
+
+def _check_keypoints(truth: GroundTruth) -> list[_Check]:
+    if truth.num_keypoints is None:
+        return []
+    bare = (truth.num_keypoints == 0) & _counting(truth)
+    what = "without a labelled keypoint (MODEL.KEYPOINT_ON): only {their} {boxes} {are} trained on"
+    return [_Check(bare, what, "", "note")]
 
 
 def _agreeing(text: str, culprits: Tensor) -> str:
     one = int(culprits.sum()) == 1
-    forms = {"are": "is", "them": "it", "stand": "stands", "masks": "mask", "their": "its"}
+    forms = {
+        "are": "is",
+        "them": "it",
+        "stand": "stands",
+        "masks": "mask",
+        "their": "its",
+        "boxes": "box",
+    }
     return text.format(**{many: single if one else many for many, single in forms.items()})
 
 

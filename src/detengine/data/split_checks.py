@@ -61,46 +61,43 @@ def _leaks_between(
     (train_name, train_files), (test_name, test_files) = trained, scored
     where = f"{train_name} and {test_name}"
     of_digest = {each.digest: each for each in train_files if each.digest is not None}
-    same = [
-        (of_digest[each.digest], each)
-        for each in test_files
-        if each.digest is not None and each.digest in of_digest
-    ]
-    found = []
-    if same:
-        pairs = [
-            one.path.name if one.path.name == other.path.name
-            else f"{one.path.name} = {other.path.name}"
-            for one, other in same
-        ]  # fmt: skip
-        found.append(
-            Finding(
-                "warning",
-                where,
-                f"{counted(len(same), 'picture is', 'pictures are')} in both, pixel by pixel: "
-                f"{listed(pairs)}. Scores on {test_name} are better than the model is",
-                f"Take them out of {train_name} or out of {test_name}.",
-            )
-        )
-    leaked = {id(other) for _, other in same}
-    paths = {each.path.name: each for each in train_files}
-    namesakes = [
+    same = [(of_digest[each.digest], each) for each in test_files if each.digest in of_digest]
+    findings = _namesakes(train_files, test_files, {id(other) for _, other in same}, where)
+    if not same:
+        return findings
+    names = [(one.path.name, other.path.name) for one, other in same]
+    pairs = [one if one == other else f"{one} = {other}" for one, other in names]
+    leak = Finding(
+        "warning",
+        where,
+        f"{counted(len(same), 'picture is', 'pictures are')} in both, pixel by pixel: "
+        f"{listed(pairs)}. Scores on {test_name} are better than the model is",
+        f"Take them out of {train_name} or out of {test_name}.",
+    )
+    return [leak, *findings]
+
+
+def _namesakes(
+    train_files: Sequence[ImageFile], test_files: Sequence[ImageFile], leaked: set[int], where: str
+) -> list[Finding]:
+    """Files of one name with other pixels. leaked: the test files that are told of already."""
+    known = {each.path.name for each in train_files}
+    found = [
         each
         for each in test_files
-        if each.path.name in paths and id(each) not in leaked and each.digest is not None
+        if each.path.name in known and id(each) not in leaked and each.digest is not None
     ]
-    if namesakes and not _are_numbered(namesakes):
-        names = [each.path.name for each in namesakes]
-        found.append(
-            Finding(
-                "note",
-                where,
-                f"{counted(len(names), 'file name is', 'file names are')} in both, with other "
-                f"pixels: {listed(names)}",
-                "Make sure that these are not the same pictures, saved anew.",
-            )
+    if not found or _are_numbered(found):
+        return []
+    return [
+        Finding(
+            "note",
+            where,
+            f"{counted(len(found), 'file name is', 'file names are')} in both, with other "
+            f"pixels: {listed([each.path.name for each in found])}",
+            "Make sure that these are not the same pictures, saved anew.",
         )
-    return found
+    ]
 
 
 def _are_numbered(files: Sequence[ImageFile]) -> bool:
