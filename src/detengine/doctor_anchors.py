@@ -52,11 +52,11 @@ def examine_anchors(
     if fit.share_below_half <= _TOO_MANY:
         return report, []
     low, middle, high = (round(each) for each in fit.sides)
+    also = f" ({100 * fit.share_below:.0f} % none by {threshold:g}, which makes it the object's)"
     what = (
-        f"{100 * fit.share_below_half:.0f} % of the boxes overlap no anchor by half ("
-        f"{100 * fit.share_below:.0f} % none by {threshold:g}, which makes it the object's). After "
-        f"resizing 90 of 100 are {low} to {high} pixels in size, the median {middle}; {key} is "
-        f"{list(anchor_sizes)}"
+        f"{100 * fit.share_below_half:.0f} % of the boxes overlap no anchor by half"
+        f"{also if threshold != 0.5 else ''}. After resizing 90 of 100 are {low} to {high} pixels "
+        f"in size, the median {middle}; {key} is {list(anchor_sizes)}"
     )
     return report, [Finding("warning", "anchors", what, _cure(cfg, report, boxes, sizes))]
 

@@ -122,11 +122,13 @@ def _classes(data: DataReport) -> list[str]:
 def _anchors(report: AnchorReport) -> list[str]:
     fit = report.fit
     low, middle, high = (f"{each:.0f}" for each in fit.sides)
+    below = [f"below IoU 0.5: {100 * fit.share_below_half:.1f} % of the boxes"]
+    if report.threshold != 0.5:
+        below.append(f"below {report.threshold:g}: {100 * fit.share_below:.1f} %")
     return [
         f"{report.key} {list(report.sizes)}; boxes after resizing, in pixels: "
         f"{low} (5 %), {middle} (median), {high} (95 %)",
-        f"best anchor below IoU 0.5: {100 * fit.share_below_half:.1f} % of the boxes, below "
-        f"{report.threshold:g}: {100 * fit.share_below:.1f} %",
+        f"best anchor {', '.join(below)}",
     ]
 
 
