@@ -111,3 +111,20 @@ def make_output_folder(path: str | Path) -> Path:
             "Name another by --output-dir (OUTPUT_DIR)."
         )
     return folder
+
+
+def free_folder(name: str) -> Path:
+    """`name`, or `name-2`, `name-3`, ... if it is there already."""
+    folder, number = Path(name), 1
+    while folder.exists():
+        number += 1
+        folder = Path(f"{name}-{number}")
+    return folder
+
+
+def last_folder(name: str) -> Path:
+    """The last of `name`, `name-2`, `name-3`, ... that is there; `name` if none is."""
+    folder, number = Path(name), 2
+    while (following := Path(f"{name}-{number}")).exists():
+        folder, number = following, number + 1
+    return folder

@@ -21,7 +21,7 @@ def definitions_of(found: RecognisedData) -> dict[str, Any]:
 def put_data(recipe: Recipe, found: RecognisedData, numbers: Survey) -> None:
     keys = definitions_of(found)
     recipe.put("Relative paths start here.", {"DATASETS.ROOT": keys.pop("DATASETS.ROOT")})
-    recipe.put(" ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes), keys)
+    recipe.put("PART divides the images by their names." if found.held_out else "", keys)
     unseen = [name for name, count in numbers.class_counts.items() if not count]
     if unseen:
         used = [name for name, count in numbers.class_counts.items() if count]

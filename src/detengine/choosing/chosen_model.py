@@ -18,10 +18,10 @@ _SMALL_REGIONS = {
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
     "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5,
 }
+_CHANNELS_OF_STRIDE = {4: 48, 8: 64}
+"""Of a small model's pyramid and heads, by its finest stride: the finest maps cost the most."""
 _MANY_OBJECTS = 50
 _MOST_DETECTIONS = 1000
-_COARSEST_POOLED = 32
-_LEVELS = 5
 _USUAL_SMALL = 24
 """Pixels from which an object suits an anchor of 32."""
 SIGMA = 0.07
@@ -71,8 +71,8 @@ def put_model(
 
 def _put_anchors(recipe: Recipe, plan: Plan, start: Start, numbers: Survey, sizes: Sizes) -> None:
     why = (
-        f"In images of {sizes.shorter} pixels, 80 of 100 objects are {sizes.small:.0f} to "
-        f"{sizes.large:.0f} pixels wide and high."
+        f"In images of {sizes.shorter} pixels, small objects are {sizes.small:.0f} pixels wide and "
+        f"high, large ones {sizes.large:.0f}."
     )
     ratios = choose_ratios(numbers)
     if ratios is not None and not start.is_detector:
@@ -92,10 +92,13 @@ def _put_anchors(recipe: Recipe, plan: Plan, start: Start, numbers: Survey, size
         "MODEL.RPN.ANCHOR_SIZES": anchors,
         "MODEL.ROI_BOX_HEAD.POOLER_SCALES": pooled,
     }
+    channels = _CHANNELS_OF_STRIDE[strides[0]]
+    if not start.weights:
+        keys["MODEL.RESNETS.BACKBONE_OUT_CHANNELS"] = channels
+        keys["MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM"] = 4 * channels
     if recipe.values["MODEL.MASK_ON"]:
         keys["MODEL.ROI_MASK_HEAD.POOLER_SCALES"] = pooled
-        if not start.weights:
-            keys["MODEL.ROI_MASK_HEAD.CONV_LAYERS"] = [64, 64]
+        keys["MODEL.ROI_MASK_HEAD.CONV_LAYERS"] = [channels, channels]
     if recipe.values["MODEL.KEYPOINT_ON"]:
         keys["MODEL.ROI_KEYPOINT_HEAD.POOLER_SCALES"] = pooled
     recipe.put(why, keys)

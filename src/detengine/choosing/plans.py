@@ -15,8 +15,6 @@ _SMALL = {
     "MODEL.BACKBONE.FREEZE_CONV_BODY_AT": 0,
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 32,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 128,
-    "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": 64,
-    "MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM": 256,
 }
 _GROUP_NORM = {
     "MODEL.BACKBONE.NORM": "GN",
@@ -55,13 +53,13 @@ class Plan:
 CPU_FROM_SCRATCH = Plan(
     "half of ResNet-18's width under a feature pyramid, with group norm",
     epochs=40, least=500, most=1400, most_masks=1000, images=4, lr=0.002,
-    model=_SMALL, solver=_ADAM, smallest=320, largest=640, wanted=18, is_small=True,
+    model=_SMALL, solver=_ADAM, smallest=320, largest=640, wanted=16, is_small=True,
 )  # fmt: skip
 CPU_FROM_TRUNK = Plan(
     "a ResNet under a feature pyramid",
     epochs=15, least=300, most=600, most_masks=400, images=2, lr=0.0003,
     model={}, solver=_ADAM | {"SOLVER.CLIP_NORM": 10.0},
-    smallest=320, largest=640, wanted=18, is_small=True,
+    smallest=320, largest=640, wanted=16, is_small=True,
 )  # fmt: skip
 GPU_FROM_SCRATCH = Plan(
     "ResNet-50 under a feature pyramid, with group norm",
@@ -82,7 +80,7 @@ CPU_FROM_DETECTOR = Plan(
     "a ResNet under a feature pyramid",
     epochs=5, least=200, most=400, most_masks=300, images=2, lr=0.0002,
     model={}, solver=_ADAM | {"SOLVER.CLIP_NORM": 10.0},
-    smallest=320, largest=640, wanted=18, is_small=True,
+    smallest=320, largest=640, wanted=16, is_small=True,
 )  # fmt: skip
 
 DEFAULT_WEIGHTS = {

@@ -1,6 +1,5 @@
 """How large images go into the network, and which anchors suit the objects then."""
 
-import math
 from dataclasses import dataclass
 
 from detengine.choosing.survey import Survey
@@ -17,7 +16,9 @@ _CROP = 256
 _FITS_CROP = 0.8
 _FIRST_ANCHOR = 1.25
 """Relative to the smallest objects but a tenth."""
-_MOST_LEVELS = 5
+_LEAST_ANCHOR = 8
+_NEEDS_STRIDE_4 = 24
+"""Pixels of an anchor below which stride 8 leaves too few places for it."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,16 @@ def _to_step(pixels: float) -> int:
 
 
 def choose_anchors(sizes: Sizes) -> tuple[list[int], list[int]]:
-    """The strides of the pyramid's levels and the anchor of each, doubling from level to level."""
-    first = max(8, 2 * round(sizes.small * _FIRST_ANCHOR / 2))
-    needed = 1 + math.ceil(math.log2(max(1.0, sizes.large / first)))
-    levels = min(max(3, needed), _MOST_LEVELS)
-    stride = 4 if first < 28 else 8
-    levels = min(levels, 5 if stride == 4 else 4)
-    return [stride * 2**n for n in range(levels)], [first * 2**n for n in range(levels)]
+    """The strides of the pyramid's levels and the anchor of each, doubling from level to level.
+
+    Stride 4, the dearest level, is there for small objects only; 32, the coarsest map of the body,
+    always, and 64 behind it for large ones.
+    """
+    first = max(_LEAST_ANCHOR, 2 * round(sizes.small * _FIRST_ANCHOR / 2))
+    strides = [4, 8, 16, 32] if first < _NEEDS_STRIDE_4 else [8, 16, 32]
+    if first * 2 ** len(strides) <= sizes.large:
+        strides.append(64)
+    return strides, [first * 2**n for n in range(len(strides))]
 
 
 def choose_ratios(found: Survey) -> list[float] | None:

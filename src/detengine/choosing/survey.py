@@ -13,6 +13,8 @@ from detengine.structures.rle import decode_counts
 
 _RECTANGLE = 0.1
 """A mask whose area is this close to its box's, as a fraction, says no more than the box."""
+_FREQUENT = 0.01
+"""A class with fewer of the objects is too rare to have anchors by."""
 _SAMPLED = 500
 """Masks that are looked at for that."""
 
@@ -25,7 +27,8 @@ class Survey:
     class_counts: objects by class. without_objects: images. most_objects: of one image.
     short_side, long_side: the median image's. aspect: long / short side, of nine in ten images at
     most. small, lower, median, large: the sides (root of width * height) of 10, 25, 50 and 95 of a
-    hundred objects, in images whose short side is short_side. ratios: height / width of 5 and 95
+    hundred objects, in images whose short side is short_side; small is smaller where a class is
+    whose objects all are. ratios: height / width of 5 and 95
     of a hundred. masks: objects that have one; outlines: the fraction of those that is no
     rectangle. keypoints: of one object, 0 for none; has_sides: whether their mirrors are known.
     """
@@ -75,6 +78,7 @@ def survey(trained_on: Sequence[GroundTruth], scored: Sequence[GroundTruth]) -> 
         ]
     )
     small, lower, median, large = _quantiles(torch.cat(sides), (0.1, 0.25, 0.5, 0.95))
+    small = min(small, _smallest_class(trained_on, parts, sides))
     flat, upright = _quantiles(torch.cat(ratios), (0.05, 0.95))
     masks, outlines = _outlines_in(trained_on, parts)
     keypoints = [_keypoints_of(truth) for truth in trained_on]
@@ -98,6 +102,20 @@ def survey(trained_on: Sequence[GroundTruth], scored: Sequence[GroundTruth]) -> 
         keypoints=keypoints[0] if len(set(keypoints)) == 1 else 0,
         has_sides=all(mirror_of_keypoints(truth) is not None for truth in trained_on),
     )
+
+
+def _smallest_class(
+    truths: Sequence[GroundTruth], parts: Sequence[Tensor], sides: Sequence[Tensor]
+) -> float:
+    """The lower quartile of the sides of the class whose objects are the smallest."""
+    of_class: dict[str, list[Tensor]] = {}
+    for truth, rows, own in zip(truths, parts, sides, strict=True):
+        ids = truth.category_ids[rows]
+        for name, category_id in zip(truth.categories.names, truth.categories.ids, strict=True):
+            of_class.setdefault(name, []).append(own[ids == category_id])
+    joined = [torch.cat(each) for each in of_class.values()]
+    total = sum(map(len, joined))
+    return min(_quantiles(each, (0.25,))[0] for each in joined if len(each) >= _FREQUENT * total)
 
 
 def _objects_of(truth: GroundTruth) -> Tensor:

@@ -10,6 +10,7 @@ from detengine.cli.app import EXIT_STOPPED
 from detengine.cli.prove_resume import prove_resume
 from detengine.config.load import load_config
 from detengine.distributed.launch import resolve_device
+from detengine.output_folder import free_folder
 from detengine.run import train
 
 DATA = Path(str(files("detengine") / "demo_data"))
@@ -59,15 +60,6 @@ def run_demo(output_folder: Path | None, *, prove: bool = False) -> None:
         f"Your own data: put its paths into {your_data}, then\n"
         f"  detengine train -c {your_data} --output-dir runs/mine"
     )
-
-
-def free_folder(name: str) -> Path:
-    """`name`, or `name-2`, `name-3`, ... if it is there already."""
-    folder, number = Path(name), 1
-    while folder.exists():
-        number += 1
-        folder = Path(f"{name}-{number}")
-    return folder
 
 
 def describe_device(setting: str) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from detengine.cli.app import EXIT_EXPECTATION_MISSED, EXIT_STOPPED
 from detengine.config.load import load_config
+from detengine.config.schema import Config
 from detengine.distributed.launch import stop_distributed
 from detengine.distributed.report import is_said_by_another
 from detengine.evaluation.expected import ExpectedResultsError
@@ -18,8 +19,12 @@ from detengine.run import evaluate, train
 def train_from_file(
     config_file: Path, overrides: Sequence[str], resume: bool, skip_test: bool
 ) -> None:
-    """`detengine train`. Exit code 3: an expected result was missed; 75: stopped, resumable."""
-    cfg = load_config(config_file, overrides)
+    """`detengine train -c`. Exit code 3: an expected result was missed; 75: stopped, resumable."""
+    train_and_end(load_config(config_file, overrides), resume=resume, skip_test=skip_test)
+
+
+def train_and_end(cfg: Config, *, resume: bool, skip_test: bool) -> None:
+    """Train, and end the process with the exit code that says how that went."""
     try:
         result = train(cfg, resume=resume, skip_test=skip_test)
     except ExpectedResultsError as error:

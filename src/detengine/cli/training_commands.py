@@ -5,15 +5,39 @@ from typing import Annotated
 
 import typer
 
-from detengine.cli.app import WITH_OVERRIDES, ConfigFile, OutputFolder, Overrides, overrides_of
+from detengine.cli.app import WITH_OVERRIDES, OutputFolder, Overrides, overrides_of
 
 training = typer.Typer()
+
+ConfigFileOrData = Annotated[
+    Path | None,
+    typer.Option("-c", "--config-file", help="The run's YAML file; or --data.", metavar="FILE"),
+]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="A folder of data (COCO json, PASCAL VOC, YOLO), for which everything is chosen.",
+        metavar="DIR",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="With --data, what to start from: a file, an address or a name; '' for nothing.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 
 
 @training.command(context_settings=WITH_OVERRIDES)
 def train(
-    config_file: ConfigFile,
+    config_file: ConfigFileOrData = None,
     overrides: Overrides = None,
+    data: DataFolder = None,
+    weights: Weights = None,
     output_dir: OutputFolder = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's run.")] = False,
     skip_test: Annotated[
@@ -32,7 +56,26 @@ def train(
     """Train a detector, then score it on DATASETS.TEST.
 
     Example: detengine train -c configs/nuclei.yaml --output-dir runs/nuclei SOLVER.MAX_ITER 500
+
+    With --data, a configuration is chosen for the folder, and kept in the output folder.
+
+    Example: detengine train --data path/to/folder
     """
+    if data is not None:
+        for option, is_given in (("-c", config_file is not None), ("--replay", replay is not None)):
+            if is_given:
+                raise typer.BadParameter(f"--data and {option} exclude each other: name one")
+        from detengine.cli.train_on_folder import train_on_folder
+
+        pairs = overrides_of(overrides)
+        train_on_folder(
+            data, pairs, output_dir, weights=weights, resume=resume, skip_test=skip_test
+        )
+        return
+    if config_file is None:
+        raise typer.BadParameter("Missing option '-c' / '--config-file', or '--data'.")
+    if weights is not None:
+        raise typer.BadParameter("--weights goes with --data; with -c it is MODEL.WEIGHT NAME")
     from detengine.cli.train import replay_from_file, train_from_file
 
     if replay is not None:
@@ -100,11 +143,22 @@ def config(
     reference: Annotated[
         bool, typer.Option("--reference", help="The page of all options, as Markdown.")
     ] = False,
+    data: DataFolder = None,
+    weights: Weights = None,
 ) -> None:
-    """Print a configuration with every option resolved.
+    """Print a configuration with every option resolved, or one that is chosen for a folder.
 
     Example: detengine config configs/nuclei.yaml SOLVER.BASE_LR 0.01 --diff
+
+    Example: detengine config --data path/to/folder > recipe.yaml
     """
+    if data is not None:
+        from detengine.cli.train_on_folder import show_chosen
+
+        # the first word after the options is taken for FILE
+        words = [*([] if config_file is None else [str(config_file)]), *(overrides or [])]
+        show_chosen(data, overrides_of(words), weights=weights)
+        return
     from detengine.cli.config import show_config, show_reference, show_schema
 
     if schema:
