@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detengine.data.coco_file import read_json
-from detengine.data.folder_listing import Listing
+from detengine.data.folder_listing import Listing, split_of
 from detengine.data.recognised_splits import (
     FoundData,
     by_split,
@@ -104,9 +104,10 @@ def _only_one(listing: Listing, paths: list[str], all_paths: list[str], notes: l
 
 
 def _cure(listing: Listing, paths: list[str]) -> str:
+    of_val = [path for path in paths if split_of(path) == "val"]
     train, val = (
         f"{{FORMAT: coco, IMAGES: path/to/images, ANNOTATIONS: {path}}}"
-        for path in (paths[0], paths[-1])
+        for path in (paths[0], (of_val or paths)[-1])
     )
     return name_in_a_file(listing, train, val)
 

@@ -51,7 +51,7 @@ def _without_description(listing: Listing, passed_over: list[str]) -> FoundData 
         (folder, labels)
         for folder in listing.files
         if listing.images_in(folder)
-        and (labels := labels_of(listing, folder, only_here=True)) is not None
+        and (labels := labels_of(listing, folder, is_certain=False)) is not None
     ]
     if not pairs:
         texts = listing.with_suffix(".txt")[:_FEW]

@@ -138,7 +138,7 @@ def _definition(
         raise FileNotFoundError(
             f"{listing.path(path)} names {listing.path(place)}, which holds no images"
         )
-    labels = labels_of(listing, place)
+    labels = labels_of(listing, place, is_certain=True)
     if labels is None:
         raise FileNotFoundError(
             f"{listing.path(place)}, which {listing.path(path)} names, has no labels: expected "

@@ -1,6 +1,7 @@
 """Which folder holds YOLO's labels for a folder of images."""
 
 import posixpath
+from itertools import islice
 
 from detengine.data.folder_listing import NOT_LABELS, Listing, normalised
 
@@ -15,37 +16,41 @@ def definition_of(images: str, labels: str | None, classes: tuple[str, ...]) -> 
     return {"FORMAT": "yolo", "IMAGES": images or ".", **place, "CLASSES": list(classes)}
 
 
-def labels_of(listing: Listing, images: str, *, only_here: bool = False) -> str | None:
+def labels_of(listing: Listing, images: str, *, is_certain: bool) -> str | None:
     """The folder of the labels for a folder of images; None where there are none.
 
     It is the one with labels in place of the last images in its path, or else the folder itself.
-    only_here: images in the folders below are not looked at.
+    is_certain: whether they are known to be YOLO's; else the first of them must look so, and
+    images in the folders below are not looked at.
     """
     parts = images.split("/")
     places = [index for index, part in enumerate(parts) if part == "images"]
     candidates = [images]
     if places:
         candidates.insert(0, "/".join([*parts[: places[-1]], "labels", *parts[places[-1] + 1 :]]))
-    folders = [images] if only_here else list(listing.below(images))
+    folders = list(listing.below(images)) if is_certain else [images]
     for candidate in candidates:
         for folder in folders:
             place = normalised(candidate, posixpath.relpath(folder or ".", images or "."))
-            if _has_labels(listing, folder, place):
+            named = _named_like_images(listing, folder, place)
+            if named and (is_certain or _look_like_labels(listing, place, named)):
                 return candidate
     return None
 
 
-def _has_labels(listing: Listing, images: str, labels: str) -> bool:
-    """Whether a folder has text files named like images, and the first of them look like labels."""
+def _named_like_images(listing: Listing, images: str, labels: str) -> list[str]:
     stems = {posixpath.splitext(name)[0] for name in listing.images_in(images)}
-    named = sorted(
+    return sorted(
         name
         for name in listing.files.get(labels, frozenset())
         if name.endswith(".txt") and name not in NOT_LABELS and name[: -len(".txt")] in stems
     )
-    sniffed = [_first_line(listing, posixpath.join(labels, name)) for name in named]
-    lines = [line for line in sniffed if line][:_SNIFFED]
-    return bool(named) and all(map(_looks_like_label, lines))
+
+
+def _look_like_labels(listing: Listing, folder: str, names: list[str]) -> bool:
+    """Whether the first lines of the first of these files are a class and numbers."""
+    lines = (_first_line(listing, posixpath.join(folder, name)) for name in names)
+    return all(map(_looks_like_label, islice(filter(None, lines), _SNIFFED)))
 
 
 def _first_line(listing: Listing, path: str) -> str:
