@@ -371,7 +371,7 @@ def test_files_of_other_kinds_are_named_with_what_they_lack(tmp_path: Path) -> N
     text(tmp_path / "page.xml", "<html/>")
     text(tmp_path / "notes.txt", "hello")
     picture(tmp_path / "notes.png")
-    with pytest.raises(ValueError, match=r"it holds 1 \.json, 1 \.png, 1 \.xml") as error:
+    with pytest.raises(ValueError, match=r"it holds 1 \.json, 1 \.png, 1 \.txt, 1 \.xml") as error:
         recognise(tmp_path)
     for line in (
         "package.json is no COCO file: it has no images and no annotations and no categories",

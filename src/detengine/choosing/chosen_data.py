@@ -1,5 +1,6 @@
 """The part of a recipe that says what is trained on and what is learnt of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from detengine.choosing.recipe import Recipe
@@ -29,12 +30,20 @@ def put_data(recipe: Recipe, found: RecognisedData, numbers: Survey) -> None:
         recipe.put(why, {"DATASETS.CLASSES": used})
 
 
-def task_of(numbers: Survey) -> tuple[str, str]:
-    """bbox, segm or keypoints, and why."""
-    objects, masks = numbers.objects, numbers.masks
-    also = " There are masks as well: MODEL.MASK_ON learns them too." if masks == objects else ""
-    if numbers.keypoints:
+def task_of(numbers: Survey, given: Mapping[str, Any]) -> tuple[str, str]:
+    """bbox, segm or keypoints, and why. given: what wins over the data, by key."""
+    masks, keypoints = given.get("MODEL.MASK_ON"), given.get("MODEL.KEYPOINT_ON")
+    if keypoints is not False and (numbers.keypoints or keypoints):
+        whole = numbers.masks == numbers.objects and masks is None
+        also = " There are masks as well: MODEL.MASK_ON True learns them too." if whole else ""
         return "keypoints", f"Its one class has {numbers.keypoints} keypoints.{also}"
+    if masks is not None:
+        return ("segm" if masks else "bbox"), f"MODEL.MASK_ON is {masks}, as it was given."
+    return _by_masks(numbers)
+
+
+def _by_masks(numbers: Survey) -> tuple[str, str]:
+    objects, masks = numbers.objects, numbers.masks
     if not masks:
         return "bbox", "There are boxes only."
     if masks < objects:

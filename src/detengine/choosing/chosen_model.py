@@ -55,7 +55,7 @@ def put_model(
     if not has_own_anchors:
         _put_anchors(recipe, plan, start, numbers, sizes)
     if kind == "keypoints":
-        _put_keypoints(recipe, plan, numbers)
+        _put_keypoints(recipe, numbers, has_small_head=plan.is_small and not start.is_detector)
     if plan.is_small:
         recipe.put("Few regions, for a CPU.", _SMALL_REGIONS)
     if numbers.most_objects > _MANY_OBJECTS:
@@ -104,9 +104,9 @@ def _put_anchors(recipe: Recipe, plan: Plan, start: Start, numbers: Survey, size
     recipe.put(why, keys)
 
 
-def _put_keypoints(recipe: Recipe, plan: Plan, numbers: Survey) -> None:
+def _put_keypoints(recipe: Recipe, numbers: Survey, *, has_small_head: bool) -> None:
     recipe.put("", {"MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES": numbers.keypoints})
-    if plan.is_small:
+    if has_small_head:
         recipe.put("", {"MODEL.ROI_KEYPOINT_HEAD.CONV_LAYERS": [64, 64, 64, 64]})
     if not numbers.has_sides:
         recipe.put(

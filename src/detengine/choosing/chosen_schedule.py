@@ -15,25 +15,29 @@ _ROUND = 10
 _METRIC = {"bbox": "bbox/AP", "segm": "segm/AP", "keypoints": "keypoints/AP"}
 
 
-def put_schedule(recipe: Recipe, plan: Plan, numbers: Survey, kind: str, world_size: int) -> None:
-    """Everything under SOLVER, and how it is loaded and scored. kind: as `task_of` says."""
-    images = _batch(plan, world_size)
-    lr = plan.lr * (images / plan.images)
-    most = plan.most if kind == "bbox" else plan.most_masks
-    wanted = numbers.images * plan.epochs / images
-    iterations = _rounded(min(max(wanted, plan.least), most))
-    epochs = iterations * images / numbers.images
-    why = (
-        f"{numbers.images} images, {plan.epochs} times over, would be {wanted:.0f} iterations; "
-        f"between {plan.least} and {most} of them, it is {iterations}: {epochs:.0f} times over."
-    )
-    recipe.put("", {"DATALOADER.NUM_WORKERS": 1 if plan.is_small else _workers(world_size)})
-    recipe.put(why, {"SOLVER.MAX_ITER": iterations})
+def put_schedule(
+    recipe: Recipe,
+    plan: Plan,
+    numbers: Survey,
+    kind: str,
+    *,
+    images: int,
+    iterations: int | None,
+    world_size: int,
+) -> None:
+    """Everything under SOLVER, and how it is loaded and scored.
+
+    kind: as `task_of` says. images: of a batch, over all processes. iterations: None to choose.
+    """
+    if iterations is None:
+        why, iterations = _iterations(plan, numbers, kind, images)
+        recipe.put(why, {"SOLVER.MAX_ITER": iterations})
     recipe.put(
         "Another IMS_PER_BATCH scales learning rate and iterations by itself.",
         {"SOLVER.IMS_PER_BATCH": images, "SOLVER.REFERENCE_IMS_PER_BATCH": images},
     )
-    recipe.put("", {"SOLVER.BASE_LR": float(f"{lr:.4g}"), **plan.solver})
+    lr = float(f"{plan.lr * images / plan.images:.4g}")
+    recipe.put("", {"SOLVER.BASE_LR": lr, **plan.solver})
     if "SOLVER.SCHEDULE" not in plan.solver:
         keys: dict[str, Any] = {
             "SOLVER.WARMUP_ITERS": min(1000, iterations // 10),
@@ -42,8 +46,8 @@ def put_schedule(recipe: Recipe, plan: Plan, numbers: Survey, kind: str, world_s
         recipe.put("", keys)
     period = _period(iterations, images, numbers)
     recipe.put(
-        f"Scored {iterations // period} times on {numbers.scored_images} images; the best weights "
-        "are model_best.pth.",
+        f"Scored every {period} iterations on {numbers.scored_images} images; model_best.pth are "
+        "the weights that did best.",
         {
             "SOLVER.TEST_PERIOD": period,
             "SOLVER.CHECKPOINT_PERIOD": period,
@@ -51,11 +55,33 @@ def put_schedule(recipe: Recipe, plan: Plan, numbers: Survey, kind: str, world_s
             "SOLVER.BEST_METRIC": _METRIC[kind],
         },
     )
+    recipe.put("", {"DATALOADER.NUM_WORKERS": 1 if plan.is_small else _workers(world_size)})
     if plan.is_small:
-        recipe.put("", {"TEST.IMS_PER_BATCH": 1 if world_size == 1 else world_size})
+        recipe.put("", {"TEST.IMS_PER_BATCH": world_size})
 
 
-def _batch(plan: Plan, world_size: int) -> int:
+def _iterations(plan: Plan, numbers: Survey, kind: str, images: int) -> tuple[str, int]:
+    """As many as give the plan's epochs, within its bounds, which are of its own batch; and why."""
+    scale = plan.images / images
+    least, most = (
+        _rounded(each * scale)
+        for each in (plan.least, plan.most if kind == "bbox" else plan.most_masks)
+    )
+    wanted = numbers.images * plan.epochs / images
+    iterations = _rounded(min(max(wanted, least), most))
+    return (
+        f"{numbers.images} images, {plan.epochs} times each, would be {wanted:.0f} iterations; at "
+        f"least {least} and at most {most} make it {iterations}, "
+        f"{times(iterations * images / numbers.images)} each."
+    ), iterations
+
+
+def times(number: float) -> str:
+    return f"{number:.0f} times" if number >= 1 else f"{number:.2g} times"
+
+
+def batch_of(plan: Plan, world_size: int) -> int:
+    """Images of a batch over all processes: the plan's for each of them; on a CPU, in all."""
     if plan.is_small:
         return math.ceil(plan.images / world_size) * world_size
     return plan.images * world_size

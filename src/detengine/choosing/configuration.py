@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detengine.choosing.chosen_data import definitions_of, put_data, task_of
 from detengine.choosing.chosen_model import put_model
-from detengine.choosing.chosen_schedule import put_schedule
+from detengine.choosing.chosen_schedule import batch_of, put_schedule, times
 from detengine.choosing.plans import DEFAULT_WEIGHTS, plan_for
 from detengine.choosing.recipe import Recipe
 from detengine.choosing.survey import Survey, survey
@@ -58,7 +58,8 @@ def configuration_for(
     numbers = _survey(found)
     given = dict(zip(overrides[::2], overrides[1::2], strict=False))
     device = _device(given.get("MODEL.DEVICE", "auto"))
-    task = task_of(numbers)
+    task = task_of(numbers, {key: value_of_text(value) for key, value in given.items()})
+    weights = given.get("MODEL.WEIGHT") if weights is None else weights
     start, warning = _start(weights, DEFAULT_WEIGHTS[device, task[0]], may_download)
     plan = plan_for(device, has_weights=bool(start.weights), is_detector=start.is_detector)
     recipe = Recipe()
@@ -67,13 +68,25 @@ def configuration_for(
         recipe.put("", {"OUTPUT_DIR": str(output_dir)})
     put_data(recipe, found, numbers)
     put_model(recipe, plan, start, numbers, task)
-    put_schedule(recipe, plan, numbers, task[0], int(os.environ.get("WORLD_SIZE", "1")))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    put_schedule(
+        recipe, plan, numbers, task[0],
+        images=_count(given.get("SOLVER.IMS_PER_BATCH")) or batch_of(plan, world_size),
+        iterations=_count(given.get("SOLVER.MAX_ITER")),
+        world_size=world_size,
+    )  # fmt: skip
     cfg = load_config(None, [*recipe.overrides(), *overrides])
     for key, value in given.items():
         recipe.put("Given on the command line.", {key: value_of_text(value)})
     summary = _summary(cfg, found, numbers, start, task[1])
     text = recipe.text([*summary, *warning])
     return Chosen(parse_config(text, source=FILE_NAME), text, found, summary, warning)
+
+
+def _count(given: str | None) -> int | None:
+    """What is given; None where nothing is, or what is refused with all other values."""
+    value = None if given is None else value_of_text(given)
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _survey(found: RecognisedData) -> Survey:
@@ -125,6 +138,6 @@ def _summary(
         f"Model: {model} R-CNN, {cfg.MODEL.BACKBONE.CONV_BODY}, images of "
         f"{cfg.INPUT.MIN_SIZE_TEST} pixels; from {start.weights or 'scratch'}.",
         f"Schedule: {solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images "
-        f"({epochs:.0f} times over all), scored every {solver.TEST_PERIOD}.",
+        f"({times(epochs)} over all), scored every {solver.TEST_PERIOD}.",
     ]
     return tuple(lines)

@@ -78,7 +78,7 @@ GPU_FROM_DETECTOR = Plan(
 )  # fmt: skip
 CPU_FROM_DETECTOR = Plan(
     "a ResNet under a feature pyramid",
-    epochs=5, least=200, most=400, most_masks=300, images=2, lr=0.0002,
+    epochs=5, least=200, most=300, most_masks=250, images=2, lr=0.0002,
     model={}, solver=_ADAM | {"SOLVER.CLIP_NORM": 10.0},
     smallest=320, largest=640, wanted=16, is_small=True,
 )  # fmt: skip

@@ -73,6 +73,7 @@ def _usual_folder(data: Path, *, resume: bool) -> Path:
 
 def _choose(data: Path, overrides: Sequence[str], folder: Path, weights: str | None) -> Config:
     """Each rank chooses, as looking for weights is common to all; rank 0's choice counts."""
+    _say(f"Looking at {data}, and for weights to start from ...\n")
     chosen = configuration_for(data, weights=weights, overrides=overrides, output_dir=folder)
     text = broadcast(chosen.text)
     if is_main_process():

@@ -114,7 +114,9 @@ def _place(listing: Listing, path: str, base: str, split: str, entry: str) -> st
     looked_for = " and ".join(dict.fromkeys(str(listing.path(place)) for place in tried))
     raise FileNotFoundError(
         f"{listing.path(path)}: `{split}` is {entry!r}, but there is no such folder or file: "
-        f"looked for {looked_for}. Correct `{split}` or `path`."
+        f"looked for {looked_for}. Correct `{split}` or `path`"
+        + (", or take `val` out: then a part of the training images is held out" * (split == "val"))
+        + "."
     )
 
 

@@ -113,7 +113,8 @@ def _nothing_found(listing: Listing, passed_over: list[str]) -> str:
     elif images and images == suffixes.total():
         there = f"it holds {images} images and nothing that says what is in them"
     else:
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(_FEW))
+        ordered = sorted(suffixes.items(), key=lambda each: (-each[1], each[0]))[:_FEW]
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in ordered)
         there = f"it holds {listed}"
     looked_at = "".join(f"\n  {each}" for each in passed_over[:_FEW])
     return (
