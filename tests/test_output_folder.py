@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from detengine.output_folder import held
+from detengine.output_folder import free_folder, held, last_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from detengine.output_folder import held
+from detengine.output_folder import free_folder, last_folder, held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -51,3 +51,14 @@ def test_a_killed_holder_holds_no_more(tmp_path: Path, holder: "subprocess.Popen
         holder.kill()
     with held(tmp_path):
         pass
+
+
+def test_a_further_run_finds_a_folder_of_its_own_and_goes_on_in_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert free_folder("run") == last_folder("run") == Path("run")
+    Path("run").mkdir()
+    assert (last_folder("run"), free_folder("run")) == (Path("run"), Path("run-2"))
+    Path("run-2").mkdir()
+    assert (last_folder("run"), free_folder("run")) == (Path("run-2"), Path("run-3"))

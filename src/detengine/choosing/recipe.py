@@ -36,7 +36,7 @@ class Recipe:
             for part in above:
                 section = section.setdefault(part, {})
             section[name] = value
-        lines = [f"# {line}".rstrip() for line in header]
+        lines = [f"# {_on_one_line(line)}".rstrip() for line in header]
         return "\n".join([*lines, *self._lines(nested, "")]) + "\n"
 
     def _lines(self, section: Mapping[str, Any], above: str) -> list[str]:
@@ -58,11 +58,16 @@ class Recipe:
 def wrapped(text: str) -> list[str]:
     """Lines of at most _WIDTH characters."""
     lines = [""]
-    for word in text.split():
+    for word in _on_one_line(text).split():
         if len(lines[-1]) + len(word) + 1 > _WIDTH:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines
+
+
+def _on_one_line(text: str) -> str:
+    """Without what would end a comment: the names of the data's classes may hold anything."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def _is_short(value: Mapping[str, Any]) -> bool:
