@@ -12,7 +12,7 @@ from detengine.output_folder import free_folder, held, last_folder
 HOLD = """
 import sys
 from pathlib import Path
-from detengine.output_folder import free_folder, last_folder, held
+from detengine.output_folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -146,3 +146,4 @@ def test_an_empty_folder_ends_with_one_paragraph(
     assert finished.code == 1
     assert "no data set was recognised in nothing: it is empty" in finished.err
     assert "Traceback" not in finished.err
+    assert not Path("runs").exists()

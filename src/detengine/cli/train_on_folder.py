@@ -37,15 +37,16 @@ def train_on_folder(
     """
     pairs, output_dir = _without_output(overrides, output_dir)
     start_distributed(dict(zip(pairs[::2], pairs[1::2], strict=False)).get("MODEL.DEVICE", "auto"))
-    folder = prepare_output_folder(
-        broadcast(output_dir or _usual_folder(data, resume=resume)), resume=resume
-    )
+    folder = broadcast(output_dir or _usual_folder(data, resume=resume))
     recipe = folder / FILE_NAME
     if resume and broadcast(recipe.is_file()):
-        cfg = load_config(recipe, [_OUTPUT, str(folder), _ROOT, str(data), *pairs])
         _say(f"Going on by {recipe}, as it was chosen.\n")
+        cfg = load_config(recipe, [_OUTPUT, str(folder), _ROOT, str(data), *pairs])
     else:
-        cfg = _choose(data, pairs, folder, weights)
+        _say(f"Looking at {data}, and for weights to start from ...\n")
+        chosen = configuration_for(data, weights=weights, overrides=pairs, output_dir=folder)
+        prepare_output_folder(folder, resume=resume)
+        cfg = _keep(chosen, recipe)
     train_and_end(cfg, resume=resume, skip_test=skip_test)
 
 
@@ -71,25 +72,24 @@ def _usual_folder(data: Path, *, resume: bool) -> Path:
     return last_folder(name) if resume else free_folder(name)
 
 
-def _choose(data: Path, overrides: Sequence[str], folder: Path, weights: str | None) -> Config:
-    """Each rank chooses, as looking for weights is common to all; rank 0's choice counts."""
-    _say(f"Looking at {data}, and for weights to start from ...\n")
-    chosen = configuration_for(data, weights=weights, overrides=overrides, output_dir=folder)
+def _keep(chosen: Chosen, recipe: Path) -> Config:
+    """Write down what was chosen. Each rank chose, as they look for weights together; rank 0's
+    choice counts."""
     text = broadcast(chosen.text)
     if is_main_process():
-        write_text(folder / FILE_NAME, text)
-    _say_what_was_chosen(chosen, folder)
-    return parse_config(text, source=str(folder / FILE_NAME))
+        write_text(recipe, text)
+    _say_what_was_chosen(chosen, recipe)
+    return parse_config(text, source=str(recipe))
 
 
-def _say_what_was_chosen(chosen: Chosen, folder: Path) -> None:
-    recipe = shlex.quote(str(folder / FILE_NAME))
+def _say_what_was_chosen(chosen: Chosen, recipe: Path) -> None:
+    name = shlex.quote(str(recipe))
     _say("\n".join(chosen.summary))
     if chosen.warning and is_main_process():
         typer.secho("\n" + "\n".join(chosen.warning), fg=typer.colors.YELLOW, err=True)
     _say(
-        f"\nAll of it, with the reasons: {recipe}\n"
-        f"To change it and train anew: detengine train -c {recipe} --output-dir {RUNS}/NAME\n"
+        f"\nAll of it, with the reasons: {name}\n"
+        f"To change it and train anew: detengine train -c {name} --output-dir {RUNS}/NAME\n"
     )
 
 
