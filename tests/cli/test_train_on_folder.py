@@ -115,7 +115,8 @@ def test_the_configuration_of_a_folder_is_printed_without_training(
     finished = detengine("config", "--data", folder, "--weights", "", "SOLVER.BASE_LR", "0.5")
     assert finished.code == 0
     assert yaml.safe_load(finished.out)["SOLVER"]["BASE_LR"] == 0.5
-    assert finished.out.startswith("# Data: COCO in shapes")
+    assert finished.out.startswith("# Chosen for a folder of data and a CPU")
+    assert "# Data: COCO in shapes; 7 images" in finished.out
     assert not Path("runs").exists()
 
 

@@ -36,7 +36,7 @@ def put_model(
     kind, why = task
     recipe.put(why, {"MODEL.MASK_ON": kind == "segm", "MODEL.KEYPOINT_ON": kind == "keypoints"})
     if start.weights:
-        recipe.put(start.why[0].upper() + start.why[1:] + ".", {"MODEL.WEIGHT": start.weights})
+        recipe.put(f"Weights {start.why}.", {"MODEL.WEIGHT": start.weights})
     keys = dict(plan.model)
     if start.depth is not None:
         keys["MODEL.BACKBONE.CONV_BODY"] = f"R-{start.depth}-FPN"
@@ -64,7 +64,8 @@ def put_model(
             f"Up to {numbers.most_objects} objects in an image.",
             {"MODEL.ROI_HEADS.DETECTIONS_PER_IMG": max(100, limit)},
         )
-    recipe.put("", start.keys)
+    unused = "MODEL.ROI_MASK_HEAD." if kind != "segm" else ()
+    recipe.put("", {key: each for key, each in start.keys.items() if not key.startswith(unused)})
     _put_input(recipe, plan, numbers, sizes)
     return sizes
 

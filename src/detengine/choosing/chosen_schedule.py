@@ -37,7 +37,11 @@ def put_schedule(
         {"SOLVER.IMS_PER_BATCH": images, "SOLVER.REFERENCE_IMS_PER_BATCH": images},
     )
     lr = float(f"{plan.lr * images / plan.images:.4g}")
-    recipe.put("", {"SOLVER.BASE_LR": lr, **plan.solver})
+    scaled = "" if images == plan.images else f", scaled from {plan.lr:g} for {plan.images} images"
+    recipe.put(
+        f"{'AdamW over one cycle' if plan.is_small else 'SGD, lowered twice'}{scaled}.",
+        {"SOLVER.BASE_LR": lr, **plan.solver},
+    )
     if "SOLVER.SCHEDULE" not in plan.solver:
         keys: dict[str, Any] = {
             "SOLVER.WARMUP_ITERS": min(1000, iterations // 10),

@@ -10,6 +10,7 @@ from detengine.choosing.chosen_model import put_model
 from detengine.choosing.chosen_schedule import batch_of, put_schedule, times
 from detengine.choosing.plans import DEFAULT_WEIGHTS, plan_for
 from detengine.choosing.recipe import Recipe
+from detengine.choosing.sizes import Sizes
 from detengine.choosing.survey import Survey, survey
 from detengine.choosing.weights import FROM_SCRATCH, Start, default_start, named_start
 from detengine.config.field_types import value_of_text
@@ -22,6 +23,11 @@ from detengine.distributed.launch import resolve_device
 FILE_NAME = "recipe.yaml"
 """Under which a run keeps what was chosen for it."""
 _FEW = 10
+_TINY = 6
+"""Pixels below which an object has next to no features of its own."""
+_TITLE = (
+    "Chosen for a folder of data and a {device} by detengine train --data: to be kept and edited."
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def configuration_for(
     Raises ValueError or OSError, each with the cure.
     """
     found = recognise(folder)
-    numbers = _survey(found)
+    numbers = _survey(found, overrides)
     given = dict(zip(overrides[::2], overrides[1::2], strict=False))
     device = _device(given.get("MODEL.DEVICE", "auto"))
     task = task_of(numbers, {key: value_of_text(value) for key, value in given.items()})
@@ -67,7 +73,7 @@ def configuration_for(
     if output_dir is not None:
         recipe.put("", {"OUTPUT_DIR": str(output_dir)})
     put_data(recipe, found, numbers)
-    put_model(recipe, plan, start, numbers, task)
+    sizes = put_model(recipe, plan, start, numbers, task)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     put_schedule(
         recipe, plan, numbers, task[0],
@@ -78,8 +84,8 @@ def configuration_for(
     cfg = load_config(None, [*recipe.overrides(), *overrides])
     for key, value in given.items():
         recipe.put("Given on the command line.", {key: value_of_text(value)})
-    summary = _summary(cfg, found, numbers, start, task[1])
-    text = recipe.text([*summary, *warning])
+    summary = _summary(cfg, found, numbers, start, task[1], sizes)
+    text = recipe.text([_TITLE.format(device=device.upper()), "", *summary, *warning])
     return Chosen(parse_config(text, source=FILE_NAME), text, found, summary, warning)
 
 
@@ -89,13 +95,16 @@ def _count(given: str | None) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _survey(found: RecognisedData) -> Survey:
+def _survey(found: RecognisedData, overrides: Sequence[str]) -> Survey:
+    """The numbers of what is going to be trained on and scored."""
     draft = Recipe()
     draft.put("", {"CONVENTIONS": "modern", **definitions_of(found)})
-    cfg = load_config(None, draft.overrides())
+    pairs = zip(overrides[::2], overrides[1::2], strict=False)
+    of_data = [word for pair in pairs if pair[0].startswith("DATASETS.") for word in pair]
+    cfg = load_config(None, [*draft.overrides(), *of_data])
     trained_on, scored = (
         [load_truth(cfg, name, for_scoring=False)[0] for name in names]
-        for names in (found.train, found.val)
+        for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     )
     return survey(trained_on, scored)
 
@@ -123,8 +132,9 @@ def _start(weights: str | None, usual: str, may_download: bool) -> tuple[Start, 
 
 
 def _summary(
-    cfg: Config, found: RecognisedData, numbers: Survey, start: Start, task: str
+    cfg: Config, found: RecognisedData, numbers: Survey, start: Start, task: str, sizes: Sizes
 ) -> tuple[str, ...]:
+    """What is said in the terminal and at the top of the file."""
     counts = [f"{name} {count}" for name, count in numbers.class_counts.items() if count]
     more = f", ... {len(counts) - _FEW} more" if len(counts) > _FEW else ""
     solver = cfg.SOLVER
@@ -140,4 +150,10 @@ def _summary(
         f"Schedule: {solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images "
         f"({times(epochs)} over all), scored every {solver.TEST_PERIOD}.",
     ]
+    if sizes.small < _TINY:
+        lines.append(
+            f"Note: small objects have {sizes.small:.0f} pixels in images of {sizes.shorter}, too "
+            "few to be found well. Raise INPUT.MIN_SIZE_TRAIN, MIN_SIZE_TEST and their MAX_SIZE, "
+            "or cut the pictures into tiles."
+        )
     return tuple(lines)

@@ -20,7 +20,7 @@ class Recipe:
     def put(self, why: str, values: Mapping[str, Any]) -> None:
         """Set values; why, if it is not empty, stands above the first of them."""
         self.values.update(values)
-        if why:
+        if why and values:
             self.comments.setdefault(next(iter(values)), []).extend(wrapped(why))
 
     def overrides(self) -> list[Any]:
@@ -36,7 +36,7 @@ class Recipe:
             for part in above:
                 section = section.setdefault(part, {})
             section[name] = value
-        lines = [f"# {_on_one_line(line)}".rstrip() for line in header]
+        lines = [f"# {part}".rstrip() for line in header for part in wrapped(line)]
         return "\n".join([*lines, *self._lines(nested, "")]) + "\n"
 
     def _lines(self, section: Mapping[str, Any], above: str) -> list[str]:

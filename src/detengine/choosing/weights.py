@@ -48,7 +48,7 @@ _NOT_OF_THE_MODEL = (
 class Start:
     """weights: as MODEL.WEIGHT, empty for none. depth: of its ResNet, None where a file has its
     own configuration. is_detector: more than a trunk. keys: what the weights ask for, by dotted
-    key. why: a sentence."""
+    key. why: what they are."""
 
     weights: str
     depth: int | None
@@ -88,7 +88,7 @@ def _start_of(name: str, path: Path) -> Start:
     config = entries.get("config")
     if isinstance(config, str) and config:
         own = _keys_of_own_run(yaml.safe_load(config))
-        return Start(name, None, True, own, "they are of a run of detengine, whose model is taken")
+        return Start(name, None, True, own, "of a run of detengine, whose model is taken")
     loaded: Mapping[str, Tensor] = entries["model"]
     depth = _depth_of(name, loaded)
     is_detector = any(_DETECTOR.search(each) for each in loaded)
@@ -97,8 +97,8 @@ def _start_of(name: str, path: Path) -> Start:
         keys |= _CAFFE2
     elif _V2_MARK in loaded:
         keys |= _V2
-    kind = "a detector" if is_detector else "an ImageNet classifier"
-    return Start(name, depth, is_detector, keys, f"they are of {kind}, a ResNet-{depth}")
+    kind = "a detector with" if is_detector else "an ImageNet classifier,"
+    return Start(name, depth, is_detector, keys, f"of {kind} a ResNet-{depth}")
 
 
 def _depth_of(name: str, loaded: Mapping[str, Tensor]) -> int:
