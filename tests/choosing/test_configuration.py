@@ -67,6 +67,7 @@ def test_boxes_are_learnt_where_an_object_has_no_mask_and_that_is_said(
     (root / "train.json").write_text(json.dumps(content))
     chosen = configuration_for(root, **SCRATCH)
     assert not chosen.cfg.MODEL.MASK_ON
+    assert configuration_for(root, overrides=["MODEL.MASK_ON", "True"], **SCRATCH).cfg.MODEL.MASK_ON
     number = len(content["annotations"])
     assert f"Only {number - 1} of {number} objects have a mask" in " ".join(chosen.summary)
     assert "MODEL.MASK_ON True" in chosen.text
@@ -77,7 +78,14 @@ def test_keypoints_of_a_single_class_are_learnt(shared: Path) -> None:
     assert chosen.cfg.MODEL.KEYPOINT_ON
     assert chosen.cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_CLASSES == 17
     assert chosen.cfg.SOLVER.BEST_METRIC == "keypoints/AP"
-    assert "There are masks as well" in chosen.text
+    assert "There are masks as well: MODEL.MASK_ON True learns them too" in chosen.text
+    both = configuration_for(
+        shared / "data/keypoints", overrides=["MODEL.MASK_ON", "True"], **SCRATCH
+    ).cfg
+    assert both.MODEL.MASK_ON
+    assert both.MODEL.KEYPOINT_ON
+    with torch.device("meta"):
+        build_detection_model(with_num_classes(both, ["person"]))
 
 
 def test_keypoints_of_unknown_sides_are_not_mirrored_and_have_tolerances(tmp_path: Path) -> None:

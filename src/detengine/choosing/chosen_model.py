@@ -24,7 +24,7 @@ _MANY_OBJECTS = 50
 _MOST_DETECTIONS = 1000
 _USUAL_SMALL = 24
 """Pixels from which an object suits an anchor of 32."""
-SIGMA = 0.07
+_SIGMA = 0.07
 """The mean of COCO's 17 tolerances."""
 _PERSON = 17
 
@@ -64,7 +64,7 @@ def put_model(
             f"Up to {numbers.most_objects} objects in an image.",
             {"MODEL.ROI_HEADS.DETECTIONS_PER_IMG": max(100, limit)},
         )
-    unused = "MODEL.ROI_MASK_HEAD." if kind != "segm" else ()
+    unused = () if numbers.masks else "MODEL.ROI_MASK_HEAD."
     recipe.put("", {key: each for key, each in start.keys.items() if not key.startswith(unused)})
     _put_input(recipe, plan, numbers, sizes)
     return sizes
@@ -97,7 +97,7 @@ def _put_anchors(recipe: Recipe, plan: Plan, start: Start, numbers: Survey, size
     if not start.weights:
         keys["MODEL.RESNETS.BACKBONE_OUT_CHANNELS"] = channels
         keys["MODEL.ROI_BOX_HEAD.MLP_HEAD_DIM"] = 4 * channels
-    if recipe.values["MODEL.MASK_ON"]:
+    if numbers.masks:  # whether they are learnt or not, so that MASK_ON can be switched
         keys["MODEL.ROI_MASK_HEAD.POOLER_SCALES"] = pooled
         keys["MODEL.ROI_MASK_HEAD.CONV_LAYERS"] = [channels, channels]
     if recipe.values["MODEL.KEYPOINT_ON"]:
@@ -118,7 +118,7 @@ def _put_keypoints(recipe: Recipe, numbers: Survey, *, has_small_head: bool) -> 
         recipe.put(
             "How exactly each keypoint can be placed, relative to the object's size: here, for "
             "want of better, the mean of COCO's.",
-            {"TEST.KEYPOINT_SIGMAS": [SIGMA] * numbers.keypoints},
+            {"TEST.KEYPOINT_SIGMAS": [_SIGMA] * numbers.keypoints},
         )
 
 

@@ -84,7 +84,7 @@ def configuration_for(
     cfg = load_config(None, [*recipe.overrides(), *overrides])
     for key, value in given.items():
         recipe.put("Given on the command line.", {key: value_of_text(value)})
-    summary = _summary(cfg, found, numbers, start, task[1], sizes)
+    summary = _summary(cfg, found, numbers, start=start, task=task[1], sizes=sizes)
     text = recipe.text([_TITLE.format(device=device.upper()), "", *summary, *warning])
     return Chosen(parse_config(text, source=FILE_NAME), text, found, summary, warning)
 
@@ -132,7 +132,7 @@ def _start(weights: str | None, usual: str, may_download: bool) -> tuple[Start, 
 
 
 def _summary(
-    cfg: Config, found: RecognisedData, numbers: Survey, start: Start, task: str, sizes: Sizes
+    cfg: Config, found: RecognisedData, numbers: Survey, *, start: Start, task: str, sizes: Sizes
 ) -> tuple[str, ...]:
     """What is said in the terminal and at the top of the file."""
     counts = [f"{name} {count}" for name, count in numbers.class_counts.items() if count]
