@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from detengine.checkpoint.catalog import SHA256, cache_folder, find_source, find_weights
+from detengine.checkpoint.catalog import (
+    SHA256,
+    cache_folder,
+    find_kept,
+    find_source,
+    find_weights,
+)
 
 SHARED = Path(__file__).parents[2] / "../shared"
 CATALOGS = SHARED / "golden/small/catalogs.json"
@@ -127,6 +133,15 @@ def test_a_file_is_downloaded_once_with_its_checksum_beside_it(server: Server, c
     digest = hashlib.sha256(b"weights").hexdigest()
     assert (cache / "a.pth.sha256").read_text() == f"{digest}  a.pth\n"
     assert {file.name for file in cache.iterdir()} == {"a.pth", "a.pth.sha256", "a.pth.address"}
+
+
+def test_what_is_kept_is_found_and_nothing_is_downloaded_for_it(server: Server) -> None:
+    server.files["/x.pth"] = b"weights"
+    address = f"{server.address}/x.pth"
+    assert find_kept(address) is None
+    assert server.requests == []
+    assert find_kept("x.pth") == Path("x.pth")
+    assert find_weights(address) == find_kept(address)
 
 
 def test_two_addresses_with_one_file_name_are_two_files(server: Server) -> None:

@@ -58,6 +58,10 @@ TWO_SCALES = (0.25, 0.125)
             "DATASETS.DEFINE.a.CLASSES has 'x' twice; expected each class once",
         ),
         (
+            ["DATASETS.DEFINE.a", {"FORMAT": "yolo", "IMAGES": "", "CLASSES": "[x, x]"}],
+            "DATASETS.DEFINE.a.CLASSES has 'x' twice; expected each class once",
+        ),
+        (
             ["MODEL.MASK_ON", True, "MODEL.RPN_ONLY", True],
             "MODEL.MASK_ON is True and MODEL.RPN_ONLY is True; expected one of them: this detect",
         ),

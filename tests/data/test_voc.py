@@ -73,6 +73,34 @@ def test_a_size_that_is_not_given_comes_from_the_image(make_voc: MakeVoc, size: 
     assert _load(make_voc({"a": [CAT]}, size=size)).image_sizes.tolist() == [[20, 30]]
 
 
+def test_without_a_split_all_annotations_are_read_by_name(make_voc: MakeVoc) -> None:
+    root = make_voc({"b": [CAT], "a": []})
+    truth = load_voc(root, None, None, "pets")
+    assert [truth.file_name(i) for i in range(2)] == ["a.jpg", "b.jpg"]
+    assert truth.offsets.tolist() == [0, 0, 1]
+
+
+def test_annotations_may_lie_beside_their_images(make_voc: MakeVoc) -> None:
+    root = make_voc({"a": [CAT]})
+    flat = root / "train"
+    flat.mkdir()
+    for path in (root / "Annotations/a.xml", root / "JPEGImages/a.jpg"):
+        path.rename(flat / path.name)
+    (flat / "a.txt").write_text("of another program")
+    truth = load_voc(root, None, None, "pets", annotations="train", images="train")
+    assert truth.file_name(0) == "a.jpg"
+
+
+def test_a_folder_without_annotations_is_refused(make_voc: MakeVoc) -> None:
+    root = make_voc({"a": [CAT]})
+    with pytest.raises(
+        FileNotFoundError, match=r"'pets' has no annotations: .*holds no \.xml file"
+    ):
+        load_voc(root, None, None, "pets", annotations="JPEGImages")
+    with pytest.raises(FileNotFoundError, match=r"'pets' has no annotations: .*does not exist"):
+        load_voc(root, None, None, "pets", annotations="nothing")
+
+
 def test_a_missing_split_is_refused_with_those_there_are(make_voc: MakeVoc) -> None:
     root = make_voc({"a": [CAT]})
     with pytest.raises(FileNotFoundError, match=r"'pets' has no split 'val'.*found there: train"):
