@@ -137,7 +137,9 @@ def test_two_folders_with_the_same_images_are_a_doubt(tmp_path: Path) -> None:
 
 def test_coco_without_its_images_is_refused(tmp_path: Path) -> None:
     coco(tmp_path / "labels.json", ["0.png", "1.png"])
-    with pytest.raises(FileNotFoundError, match=r"lists '0\.png' and 1 images more, but no folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"lists images \(2, such as '0\.png'\), but no folder"
+    ):
         recognise(tmp_path)
 
 

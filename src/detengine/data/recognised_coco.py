@@ -118,8 +118,8 @@ def _definition(listing: Listing, found: _Candidate, split: str) -> dict[str, st
     folder = folder_of_images(listing, posixpath.dirname(found.path), found.file_names, split)
     if folder is None:
         raise FileNotFoundError(
-            f"{listing.path(found.path)} lists {found.file_names[0]!r} and "
-            f"{len(found.file_names) - 1} images more, but no folder in {listing.root} has them. "
-            "Put the images into the folder; paths in the file start at a folder in it."
+            f"{listing.path(found.path)} lists images ({len(found.file_names)}, such as "
+            f"{found.file_names[0]!r}), but no folder in {listing.root} has them. Put them there; "
+            "paths in the file start at that folder or one in it."
         )
     return {"FORMAT": "coco", "IMAGES": folder or ".", "ANNOTATIONS": found.path}
