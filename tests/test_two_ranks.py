@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from detengine.checkpoint.files import load_file
 from detengine.evaluation.predictions_file import load_predictions
+from detengine.run_record import load_sessions
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()),
@@ -27,7 +28,7 @@ def folder(
     folder = tmp_path_factory.mktemp("two_ranks") / "run"
     command = ["train", "-c", tiny_config, "--output-dir", folder]
     settings = ["SOLVER.MAX_ITER", "4", "SOLVER.TEST_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "3"]
-    run_ranks(2, None, *command, *settings)
+    run_ranks(2, None, *command, *settings, "REPORT", "True")
     return folder
 
 
@@ -39,6 +40,8 @@ def test_two_ranks_write_one_set_of_files(folder: Path) -> None:
         *(f"{name}.sha256" for name in checkpoints),
         "last_checkpoint",
         "config.yaml",
+        "environment.json",
+        "report.html",
         "log.txt",
         "metrics.jsonl",
         "results.json",
@@ -61,6 +64,11 @@ def test_two_ranks_log_and_measure_once(folder: Path) -> None:
     assert [line["iteration"] for line in lines] == [2, 2, 4, 4]
     results = json.loads((folder / "results.json").read_text())["shapes_val"]
     assert lines[-1]["val/shapes_val/bbox/AP"] == results["bbox"]["AP"]
+
+
+def test_two_ranks_keep_one_record(folder: Path) -> None:
+    (session,) = load_sessions(folder)
+    assert (session.environment["ranks"], session.state, session.iteration) == ("2", "finished", 4)
 
 
 def test_two_ranks_score_every_image_once(folder: Path) -> None:
