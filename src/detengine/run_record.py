@@ -115,7 +115,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "system": platform.platform(),
     }
     if commit := _git_commit():
-        found["git commit of the working folder"] = commit
+        found["git commit"] = commit
     return found
 
 

@@ -29,6 +29,14 @@ from detengine.run_folder import PlainScores, RunFolder, flattened
 from detengine.run_record import Session
 
 _MOST_CARDS, _MOST_CHECKPOINTS, _MOST_ROWS = 8, 12, 40
+_STYLES = {
+    "start-up": "c2",
+    "training steps": "c0",
+    "waiting for data": "c4",
+    "evaluation": "c3",
+    "saving checkpoints": "c6",
+    "this report": "c1",
+}
 _NOTHING = object()
 ABSENT = "-"
 """A value that a run does not have."""
@@ -235,8 +243,8 @@ def phases_of(run: RunFolder) -> list[Phase]:
     parts["everything else"] = max(0.0, total - sum(parts.values()))
     whole = sum(parts.values())
     return [
-        Phase(name, seconds, seconds / whole, f"c{n}")
-        for n, (name, seconds) in enumerate(parts.items())
+        Phase(name, seconds, seconds / whole, _STYLES.get(name, "c7"))
+        for name, seconds in parts.items()
         if seconds > 0
     ]
 

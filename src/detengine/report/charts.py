@@ -226,12 +226,11 @@ def _precision_line(curve: Curve) -> Line:
     """One curve; where it is pointed at, precision, and the score that gives it."""
     label, style = _CURVE_STYLES.get(curve.iou, (f"IoU {curve.iou}", "c3"))
     scores = curve.scores if curve.scores is not None and curve.iou == 0.5 else (None,) * 101
-    x, y, at = RECALLS[::2], curve.precision[::2], scores[::2]
     texts = [
         percent(value) if score is None else f"{percent(value)} (score {score:.2f})"
-        for value, score in zip(y, at, strict=True)
+        for value, score in zip(curve.precision, scores, strict=True)
     ]
-    return Line(label, [100 * each for each in x], y, style, texts=texts)
+    return Line(label, [100 * each for each in RECALLS], curve.precision, style, texts=texts)
 
 
 def _unit_chart(

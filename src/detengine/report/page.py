@@ -17,11 +17,13 @@ from markupsafe import Markup
 from detengine import __version__
 from detengine.evaluation.comparison import Comparison, Difference
 from detengine.report.charts import count, difference_bounds, duration, number, percent
-from detengine.report.study import Study, TaskView, view_of
+from detengine.report.study import Study, view_of
 from detengine.report.svg import Chart
 
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "detengine report"
+_FEW = 3
+"""Rows of a confusion matrix that two have room for beside each other."""
 
 
 @dataclass(frozen=True)
@@ -141,17 +143,21 @@ class ComparisonPage:
 def render_run(page: RunPage) -> str:
     """The HTML of a run's page."""
     views = [(study, [view_of(each) for each in study.analyses.values()]) for study in page.studies]
-    return _render("run.html", page=page, views=views, title=page.name, has_tasks=_has_tasks(views))
+    tasks = [task for _, of_study in views for task in of_study]
+    return _render(
+        "run.html",
+        page=page,
+        views=views,
+        title=page.name,
+        has_tasks=bool(tasks),
+        is_narrow=all(len(task.confusion) <= _FEW and len(task.curves) <= 1 for task in tasks),
+    )
 
 
 def render_comparison(page: ComparisonPage) -> str:
     """The HTML of a page of several runs."""
     title = " and ".join(each.name for each in page.runs)
     return _render("comparison.html", page=page, title=title, whisker=whisker)
-
-
-def _has_tasks(views: Sequence[tuple[Study, Sequence[TaskView]]]) -> bool:
-    return any(tasks for _, tasks in views)
 
 
 def whisker(difference: Difference, among: Sequence[Difference | None]) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 36
 
-_MOST_TEXTS = 120
+_MOST_TEXTS = 100
 
 Range = tuple[float, float]
 
