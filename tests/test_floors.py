@@ -25,6 +25,7 @@ FLOORS = {
         "run_folder",
         "run_record",
         "run_reporting",
+        "run_status",
         "run_study",
         "run_summary",
         "doctor",

@@ -10,16 +10,9 @@ from detengine.evaluation.comparison import compare
 from detengine.evaluation.predictions_file import load_class_names, load_predictions
 from detengine.evaluation.result import LOSS
 from detengine.expectations import best_metric_of
-from detengine.report.charts import (
-    colour,
-    loss_charts,
-    lr_chart,
-    number,
-    percent,
-    score_charts,
-    step_chart,
-)
+from detengine.report.charts import colour, loss_charts, lr_chart, score_charts, step_chart
 from detengine.report.history import Score
+from detengine.report.numbers import number, percent
 from detengine.report.page import (
     GENERATOR,
     Compared,
@@ -33,6 +26,7 @@ from detengine.report.page import (
 from detengine.report.study import Study
 from detengine.run_folder import PlainScores, RunFolder, read_run_folder
 from detengine.run_record import now
+from detengine.run_status import moment, status_of
 from detengine.run_study import load_test_set, study
 from detengine.run_summary import (
     ABSENT,
@@ -43,10 +37,8 @@ from detengine.run_summary import (
     digests_of,
     environments_of,
     facts_of,
-    moment,
     phases_of,
     stages_of,
-    status_of,
     tables_of,
 )
 

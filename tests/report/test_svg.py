@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from detengine.report.charts import count, duration, number
+from detengine.report.numbers import count, duration, number
 from detengine.report.svg import Chart, Line, ticks
 
 EVIL = '"><img src=x onerror=alert(1)><script>alert(1)</script>&'

@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from detengine import __version__
 from detengine.evaluation.comparison import Comparison, Difference
-from detengine.report.charts import count, difference_bounds, duration, number, percent
+from detengine.report.charts import difference_bounds
+from detengine.report.numbers import count, duration, number, percent
 from detengine.report.study import Study, view_of
 from detengine.report.svg import Chart
 
