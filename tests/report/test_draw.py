@@ -117,6 +117,14 @@ def test_objects_over_the_edges_and_without_area_are_drawn():
         assert np.ptp(_pixels(picture)[495, 590]) > 20
 
 
+def test_boxes_that_are_smaller_than_their_corners_radius_are_drawn():
+    corner = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) * 400
+    sides = torch.rand(2000, 2, generator=torch.Generator().manual_seed(1)) * 6
+    boxes, labels = torch.cat([corner, corner + sides], dim=1), torch.ones(2000, dtype=torch.int64)
+    picture = draw_prediction(GREY, boxes, labels, NAMES)
+    assert (_pixels(picture) != 128).any()
+
+
 def _truth(masks, names=NAMES):
     boxes_xywh = torch.cat([BOXES[:, :2], BOXES[:, 2:] - BOXES[:, :2]], dim=1).double()
     return GroundTruth(

@@ -221,9 +221,12 @@ def _texts(labels: Tensor, class_names: Sequence[str], scores: Tensor | None) ->
 
 def _draw_box(layer: Image.Image, box: list[float], colour: Colour) -> None:
     x1, y1, x2, y2 = (coordinate * _OVERSAMPLING for coordinate in box)
+    x2, y2 = max(x1, x2), max(y1, y2)
     line = round(_line_width(layer) * _OVERSAMPLING)
+    # Pillow refuses some boxes that have no room for their round corners.
+    radius = 2 * line if min(x2 - x1, y2 - y1) > 4 * line + 2 else 0
     ImageDraw.Draw(layer).rounded_rectangle(
-        (x1, y1, max(x1, x2), max(y1, y2)), 2 * line, outline=(*colour, _LINE_OPACITY), width=line
+        (x1, y1, x2, y2), radius, outline=(*colour, _LINE_OPACITY), width=line
     )
 
 
