@@ -58,17 +58,21 @@ def run(
     program: str = "",
     signal_at: dict[str, Any] | None = None,
     read_images: str = "",
+    folder: str = "",
 ) -> int:
     """The exit code of `PROGRAM ARGUMENTS`, or `detengine ARGUMENTS` without a program.
 
     output: the file that all it prints goes to. signal_at: of SignalAtLine. read_images: the file
-    that the name of every JPEG is added to when it is opened; "" writes none.
+    that the name of every JPEG is added to when it is opened; "" writes none. folder: the one to
+    work in; "" is the server's own.
     """
     for descriptor, path in ((0, os.devnull), (1, output), (2, output)):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(opened, descriptor)
         os.close(opened)
     os.environ.update(environment)
+    if folder:
+        os.chdir(folder)
     if signal_at is not None:
         logging.getLogger("detengine").addHandler(SignalAtLine(**signal_at))
     if read_images:
