@@ -5,6 +5,8 @@
 - A block whose first line is `# NAME.py` or `# NAME.yaml` is that file.
 - Any other block `python` is a program of its own.
 - All other blocks are only shown.
+
+$DETENGINE is the project's folder.
 """
 
 import os
@@ -19,11 +21,13 @@ from typing import NamedTuple
 from processes import ForkServer
 
 SECONDS = 120.0
-ITERATIONS = 2
+COUNT = "2"
+"""Of iterations, and of a sweep's trials, wherever a document gives a number of them."""
+PROJECT = Path(__file__).parents[2]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")
-_ITERATIONS = re.compile(r"(MAX_ITER\b[\"':=,\s]+)\d+")
+_COUNTED = re.compile(r"(MAX_ITER\b[\"':=,\s]+|--trials )\d+")
 
 
 class Step(NamedTuple):
@@ -35,9 +39,9 @@ class Step(NamedTuple):
 
 
 def steps_of(document: str) -> Iterator[Step]:
-    """What is done in a document, in its order; MAX_ITER is ITERATIONS wherever it is given."""
+    """What is done in a document, in its order, with COUNT for numbers of iterations."""
     for language, block in _BLOCK.findall(document):
-        text = _ITERATIONS.sub(rf"\g<1>{ITERATIONS}", block)
+        text = _COUNTED.sub(rf"\g<1>{COUNT}", block)
         file = _FILE.match(text)
         if language in ("python", "yaml") and file:
             yield Step("file", text, file[1])
@@ -80,7 +84,8 @@ def _run(step: Step, folder: Path, output: Path, server: ForkServer) -> int:
             stdout=file,
             stderr=subprocess.STDOUT,
             timeout=SECONDS,
-            env=os.environ | {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ
+            | {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path), "DETENGINE": str(PROJECT)},
             check=False,
         ).returncode
 

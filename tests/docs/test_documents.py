@@ -1,6 +1,7 @@
 """Every document does what it says: its commands and programs run, in order, in an empty folder.
 
-One thing is put in the place of what it says: MAX_ITER is 2 wherever a number of it stands.
+One thing is put in the place of what it says: MAX_ITER, and a sweep's number of trials, is 2
+wherever a number of it stands.
 """
 
 import re

@@ -15,13 +15,15 @@ from detengine.engine.trainer import do_train
 DOCS = Path(__file__).parents[2] / "docs"
 COMING = (DOCS / "coming_from_maskrcnn_benchmark.md").read_text(encoding="utf-8")
 
-HISTORIC = """
-    do_train reduce_loss_dict inference compute_on_dataset accumulate_predictions Predictor
-    MetricLogger SmoothedValue get_world_size get_rank is_main_process synchronize all_gather
-    reduce_dict Checkpointer DetectronCheckpointer WarmupMultiStepLR make_optimizer
-    make_lr_scheduler make_data_loader GroupedBatchSampler IterationBasedBatchSampler
-    DistributedSampler evaluate check_expected_results build_detection_model load_config
-""".split()
+HISTORIC = [
+    *("do_train", "reduce_loss_dict", "inference", "compute_on_dataset", "accumulate_predictions"),
+    *("Predictor", "MetricLogger", "SmoothedValue", "get_world_size", "get_rank"),
+    *("is_main_process", "synchronize", "all_gather", "reduce_dict", "Checkpointer"),
+    *("DetectronCheckpointer", "WarmupMultiStepLR", "make_optimizer", "make_lr_scheduler"),
+    *("make_data_loader", "GroupedBatchSampler", "IterationBasedBatchSampler"),
+    *("DistributedSampler", "evaluate", "check_expected_results", "build_detection_model"),
+    *("load_config"),
+]
 """What a reader of the predecessor looks for."""
 
 
