@@ -22,7 +22,7 @@ HISTORIC = [
     *("DetectronCheckpointer", "WarmupMultiStepLR", "make_optimizer", "make_lr_scheduler"),
     *("make_data_loader", "GroupedBatchSampler", "IterationBasedBatchSampler"),
     *("DistributedSampler", "evaluate", "check_expected_results", "build_detection_model"),
-    *("load_config"),
+    "load_config",
 ]
 """What a reader of the predecessor looks for."""
 
