@@ -70,15 +70,15 @@ def _run(step: Step, folder: Path, output: Path, server: ForkServer) -> int:
         program = output.with_suffix(".py")
         program.write_text(f"import sys; sys.path.insert(0, '')\n{step.text}", encoding="utf-8")
         return _fork(server, folder, output, str(program), [])
-    words = shlex.split(step.text)
-    if words[0] == "detengine":
+    words = [each for word in shlex.split(step.text) for each in _expanded(word, folder)]
+    if words[0] == "detengine" and ">" not in words:
         return _fork(server, folder, output, "", words[1:])
     if words[0] == "python" and words[1].endswith(".py"):
         return _fork(server, folder, output, words[1], words[2:])
     with output.open("w") as file:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
-            step.text,
+            f'detengine() {{ python -m detengine "$@"; }}\n{step.text}',
             shell=True,
             cwd=folder,
             stdout=file,
@@ -88,6 +88,14 @@ def _run(step: Step, folder: Path, output: Path, server: ForkServer) -> int:
             | {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path), "DETENGINE": str(PROJECT)},
             check=False,
         ).returncode
+
+
+def _expanded(word: str, folder: Path) -> list[str]:
+    """What a shell makes of a pattern."""
+    found = (
+        sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if "*" in word else []
+    )
+    return found or [word]
 
 
 def _fork(

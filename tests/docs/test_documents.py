@@ -15,10 +15,15 @@ from processes import ForkServer
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENTS = sorted(DOCS.glob("*.md"))
-FOLLOWED = [path for path in DOCUMENTS if any(steps_of(path.read_text(encoding="utf-8")))]
+SLOW = {"sweep.md", "tutorial.md", "your_model.md"}
+FOLLOWED = [
+    pytest.param(path, id=path.name, marks=[pytest.mark.slow] * (path.name in SLOW))
+    for path in DOCUMENTS
+    if any(steps_of(path.read_text(encoding="utf-8")))
+]
 
 
-@pytest.mark.parametrize("path", FOLLOWED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FOLLOWED)
 def test_a_document_does_what_it_says(path: Path, tmp_path: Path, fork_server: ForkServer) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
