@@ -55,7 +55,7 @@ class ContinuousBoxes:
 
     def decode(self, deltas: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
         decoded: Tensor = BoxCoder(tuple(weights)).decode_single(deltas, boxes)
-        return decoded.view(len(boxes), deltas.shape[1] // 4, 4)
+        return decoded.view(boxes.shape[0], deltas.shape[1] // 4, 4)
 
     def clip(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         clipped: Tensor = clip_boxes_to_image(boxes, size)
@@ -85,10 +85,10 @@ class InclusiveBoxes:
     """
 
     def encode(self, truth: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
-        return ContinuousBoxes().encode(_opened(truth), _opened(boxes), weights)
+        return ContinuousBoxes().encode(opened_by_a_pixel(truth), opened_by_a_pixel(boxes), weights)
 
     def decode(self, deltas: Tensor, boxes: Tensor, weights: Weights) -> Tensor:
-        decoded = ContinuousBoxes().decode(deltas, _opened(boxes), weights)
+        decoded = ContinuousBoxes().decode(deltas, opened_by_a_pixel(boxes), weights)
         decoded[..., 2:] -= 1
         return decoded
 
@@ -109,7 +109,7 @@ class InclusiveBoxes:
     def nms(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
         if threshold <= 0 or len(boxes) == 0:
             return scores.argsort(descending=True)
-        opened = _opened(boxes.double())
+        opened = opened_by_a_pixel(boxes.double())
         kept = torch.cat(
             [
                 members[_suppress(opened[members], scores[members], threshold)]
@@ -127,16 +127,16 @@ def _suppress(opened: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """
     order = scores.argsort(descending=True)
     descending = torch.arange(len(order), 0, -1, dtype=opened.dtype, device=opened.device)
-    kept: Tensor = nms(opened[order], descending, _just_below(threshold))
+    kept: Tensor = nms(opened[order], descending, just_below(threshold))
     return order[kept]
 
 
-def _opened(boxes: Tensor) -> Tensor:
+def opened_by_a_pixel(boxes: Tensor) -> Tensor:
     """The continuous box of an inclusive one: up to the far edge of its last pixel."""
     return boxes + boxes.new_tensor([0, 0, 1, 1])
 
 
-def _just_below(threshold: float) -> float:
+def just_below(threshold: float) -> float:
     """What the threshold, as a float32, is above of by the least: > of it is >= of that."""
     single = torch.tensor(threshold, dtype=torch.float32)
     return float(torch.nextafter(single, torch.tensor(-1.0)))

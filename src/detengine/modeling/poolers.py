@@ -66,7 +66,7 @@ class Pooler(nn.Module):
         """
         if len(self.levels) == 1:
             return self._pool(features, rois, 0).to(features[0].dtype)
-        level = self._level_of(rois)
+        level = self.level_of(rois)
         if self.static_shapes:
             return self._pool_everywhere(features, rois, level).to(features[0].dtype)
         order = level.argsort(stable=True)
@@ -109,7 +109,7 @@ class Pooler(nn.Module):
             exact, rois, Sampling(self.output_size, scale, self.sampling_ratio, self.aligned)
         )
 
-    def _level_of(self, rois: Tensor) -> Tensor:
+    def level_of(self, rois: Tensor) -> Tensor:
         """int64[R]: a position in `strides`."""
         scale = self.arithmetic.area(rois[:, 1:]).sqrt() / 224
         if self.level_rule == "detectron":

@@ -121,11 +121,11 @@ class RoIHeads(nn.Module):
         losses = self._box_losses(of_boxes, samples)
         positives, of_positives = samples.positive_rois, of_boxes[: len(samples.matched_boxes)]
         if self.has_masks:
-            logits = self._predict_masks(features, positives, of_positives)
+            logits = self.predict_masks(features, positives, of_positives)
             labels = samples.labels[: len(positives)].clamp(min=0)
             losses["loss_mask"] = mask_loss(of_own_class(logits, labels), samples, targets)
         if self.has_keypoints:
-            heatmaps = self._predict_keypoints(features, positives, of_positives)
+            heatmaps = self.predict_keypoints(features, positives, of_positives)
             losses["loss_kp"] = keypoint_loss(heatmaps, samples, targets)
         return losses
 
@@ -150,7 +150,7 @@ class RoIHeads(nn.Module):
     ) -> list[ClassBoxes]:
         """Each image's proposals, scored and refined as every class; nothing is left out yet."""
         of_boxes = self.box_head(self.box_pooler(features, to_rois(proposals)))
-        class_logits, deltas = self._predict_boxes(of_boxes)
+        class_logits, deltas = self.predict_boxes(of_boxes)
         scores = class_logits.softmax(dim=1)
         boxes = self.arithmetic.decode(deltas, torch.cat(list(proposals)), self.box_weights)
         boxes = self._one_for_each_class(boxes, scores.shape[1])
@@ -178,22 +178,22 @@ class RoIHeads(nn.Module):
         rois = to_rois([each["boxes"] for each in detections])
         if self.has_masks:
             labels = torch.cat([each["labels"] for each in detections])
-            logits = of_own_class(self._predict_masks(features, rois), labels)
+            logits = of_own_class(self.predict_masks(features, rois), labels)
             mask_probs = logits.sigmoid().split_with_sizes(counts)
             for each, probs in zip(detections, mask_probs, strict=True):
                 each["mask_probs"] = probs
         if self.has_keypoints:
-            heatmaps = self._predict_keypoints(features, rois).split_with_sizes(counts)
+            heatmaps = self.predict_keypoints(features, rois).split_with_sizes(counts)
             for each, maps in zip(detections, heatmaps, strict=True):
                 each["keypoints"], each["keypoints_scores"] = decode_heatmaps(maps, each["boxes"])
         return detections
 
-    def _predict_boxes(self, of_boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_boxes(self, of_boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits float32[R, K + 1] and deltas float32[R, 4 (K + 1)], or [R, 8]."""
         logits, deltas = self.box_predictor(of_boxes)
         return logits.float(), deltas.float()
 
-    def _predict_masks(
+    def predict_masks(
         self, features: Sequence[Tensor], rois: Tensor, of_boxes: Tensor | None = None
     ) -> Tensor:
         """[R, K + 1, M, M], logits. of_boxes: the box head's features, where they are there."""
@@ -204,7 +204,7 @@ class RoIHeads(nn.Module):
         logits: Tensor = self.mask_predictor(pooled)
         return logits
 
-    def _predict_keypoints(
+    def predict_keypoints(
         self, features: Sequence[Tensor], rois: Tensor, of_boxes: Tensor | None = None
     ) -> Tensor:
         """float32[R, J, S, S], logits."""
@@ -228,7 +228,7 @@ class RoIHeads(nn.Module):
         return boxes[:, torch.arange(classes, device=boxes.device).clamp(max=1)]
 
     def _box_losses(self, of_boxes: Tensor, samples: RoISamples) -> dict[str, Tensor]:
-        class_logits, deltas = self._predict_boxes(of_boxes)
+        class_logits, deltas = self.predict_boxes(of_boxes)
         count = samples.at_least_one()
         positives = len(samples.matched_boxes)
         deltas_of_classes = deltas.view(len(deltas), -1, 4)[:positives]

@@ -97,8 +97,8 @@ class RegionProposalNetwork(nn.Module):
         with static_shapes, proposals are FixedProposals.
         """
         logit_maps, delta_maps = self.head(features)
-        logits = [_one_row_per_anchor(level, 1)[:, :, 0].float() for level in logit_maps]
-        deltas = [_one_row_per_anchor(level, 4).float() for level in delta_maps]
+        logits = [one_row_per_anchor(level, 1)[:, :, 0].float() for level in logit_maps]
+        deltas = [one_row_per_anchor(level, 4).float() for level in delta_maps]
         anchors = self.anchor_generator(features, padded_size)
         proposals: list[Proposals] | FixedProposals = []
         if self.proposals_in_training or not self.training:
@@ -127,8 +127,7 @@ class RegionProposalNetwork(nn.Module):
         ranked = [level.sigmoid() for level in logits] if self.style == "detectron" else logits
         best = [level.topk(min(limits.pre_nms, level.shape[1]), dim=1) for level in ranked]
         decoded = [
-            self._decode(*level)
-            for level in zip(deltas, anchors, (i for _, i in best), strict=True)
+            self.decode(*level) for level in zip(deltas, anchors, (i for _, i in best), strict=True)
         ]
         if self.static_shapes:
             logits_of_best = [values for values, _ in best]
@@ -170,7 +169,7 @@ class RegionProposalNetwork(nn.Module):
             return chosen
         return [Proposals(*image) for image in chosen.of_images()]
 
-    def _decode(self, deltas: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
+    def decode(self, deltas: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
         """float[N, K, 4]: the boxes of the chosen anchors of one level. index: int64[N, K]."""
         chosen = deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
         boxes = self.arithmetic.decode(
@@ -179,7 +178,7 @@ class RegionProposalNetwork(nn.Module):
         return boxes.view_as(chosen)
 
     @property
-    def _nms_limits(self) -> bool:
+    def nms_limits(self) -> bool:
         """Whether post_nms counts: in the predecessor an NMS that is off limits nothing either."""
         return self.nms_threshold > 0 or self.style != "detectron"
 
@@ -195,8 +194,8 @@ class RegionProposalNetwork(nn.Module):
         ]
         if self.style == "detectron":
             kept = kept.sort().values
-        if limits.post_nms < limits.pre_nms and self._nms_limits:
-            rank = _rank_in_level(level_of_box[kept], len(self.anchor_generator.strides))
+        if limits.post_nms < limits.pre_nms and self.nms_limits:
+            rank = rank_in_level(level_of_box[kept], len(self.anchor_generator.strides))
             kept = kept[rank < limits.post_nms]
         if limits.of_image is None:
             return kept
@@ -256,14 +255,14 @@ class RegionProposalNetwork(nn.Module):
         }
 
 
-def _one_row_per_anchor(level: Tensor, values: int) -> Tensor:
+def one_row_per_anchor(level: Tensor, values: int) -> Tensor:
     """From [N, A * values, H, W] to [N, H * W * A, values]."""
     images, _, height, width = level.shape
     rows = level.view(images, -1, values, height, width).permute(0, 3, 4, 1, 2)
     return rows.reshape(images, -1, values)
 
 
-def _rank_in_level(level_of_box: Tensor, levels: int) -> Tensor:
+def rank_in_level(level_of_box: Tensor, levels: int) -> Tensor:
     """int64[P]: how many of the same level stand before each. level_of_box: int64[P]."""
     is_of_level = level_of_box[:, None] == torch.arange(levels, device=level_of_box.device)
     return is_of_level.cumsum(dim=0).gather(1, level_of_box[:, None])[:, 0] - 1
