@@ -14,6 +14,7 @@ FLOORS = {
         "loading",
         "predicting",
         "picture_files",
+        "exporting",
         "start",
         "scoring",
         "rescoring",

@@ -8,6 +8,7 @@ import typer
 
 from detengine.cli.app import EXIT_ERROR, app
 from detengine.cli.data_commands import data
+from detengine.cli.export_command import exporting
 from detengine.cli.report_command import reporting
 from detengine.cli.scoring_commands import scoring
 from detengine.cli.training_commands import training
@@ -27,6 +28,7 @@ app.add_typer(scoring)
 app.add_typer(using)
 app.add_typer(reporting)
 app.add_typer(data)
+app.add_typer(exporting)
 
 DEBUG = "--debug"
 
