@@ -62,10 +62,7 @@ PREDECESSOR = {
 }
 
 
-_OF_DECISIONS = tuple(
-    f"{layer}.weight"
-    for layer in ("cls_score", "cls_logits", "mask_fcn_logits", "kps_score_lowres")
-)
+_OF_DECISIONS = tuple(f"{layer}.weight" for layer in ("cls_score", "cls_logits", "mask_fcn_logits"))
 
 
 def speaking_up(model: nn.Module) -> nn.Module:

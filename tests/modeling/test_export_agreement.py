@@ -30,13 +30,22 @@ def test_the_order_does_not_matter() -> None:
 def test_a_box_beside_its_place_is_told_with_its_pixels() -> None:
     found = detections(4)
     found["boxes"][2, 3] += 0.5
-    assert "boxes differ by up to 0.5, and 0.05 is allowed" in problems_of(found)
+    assert "boxes differ by up to 0.5 pixels" in problems_of(found)
 
 
 def test_a_score_that_is_not_a_number_is_a_problem() -> None:
     found = detections(4)
     found["scores"][1] = float("nan")
     assert problems_of(found) != ""
+
+
+def test_a_mask_that_differs_is_told() -> None:
+    expected, found = detections(4), detections(4)
+    for side in (expected, found):
+        side["mask_probs"] = torch.zeros(4, 28, 28)
+    found["mask_probs"][3, 5, 5] = 0.25
+    told = "mask_probs differ by up to 0.25, and 0.001 is allowed"
+    assert told in problems_of_pair(expected, found)
 
 
 def test_another_label_is_another_detection() -> None:
