@@ -104,7 +104,7 @@ class Agreement:
             return ""
         boxes, scores = self.apart["boxes"], self.apart["scores"]
         return (
-            f". Where there is one nearby, boxes differ by up to {boxes:.3g} pixels and scores by up "
+            f". Where one is nearby, boxes differ by up to {boxes:.3g} pixels and scores by up "
             f"to {scores:.3g}; {TOLERANCES['boxes']:g} and {TOLERANCES['scores']:g} are allowed"
         )
 
