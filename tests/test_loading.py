@@ -57,6 +57,14 @@ def test_a_runs_folder_gives_its_last_checkpoint_and_the_best_one_on_request(
     assert_averaged(best, run_folder / "model_best.pth")
 
 
+def test_a_checkpoint_does_not_say_which_code_is_run(run_folder: Path, tmp_path: Path) -> None:
+    entries = load_file(run_folder / "model_final.pth")
+    entries["config"] = entries["config"].replace("BUILDER: null", "BUILDER: wicked:function")
+    save_file(tmp_path / "wicked.pth", entries)
+    with pytest.raises(ValueError, match=r"MODEL\.BUILDER: wicked:function.*config='FILE\.yaml'"):
+        load_model(tmp_path / "wicked.pth", device="cpu")
+
+
 def test_a_checkpoint_alone_says_what_model_it_is_of(run_folder: Path, tmp_path: Path) -> None:
     shutil.copy(run_folder / "model_final.pth", tmp_path / "mine.pth")
     loaded = load_model(tmp_path / "mine.pth", device="cpu")

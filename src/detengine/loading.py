@@ -164,7 +164,15 @@ def _of_weights(weights: str, config: str | Path | Config | None) -> tuple[Confi
             "Give the model's configuration too: load(..., config='FILE.yaml'), or on the command "
             "line --config-file FILE.yaml."
         )
-    return parse_config(entries["config"], source=weights), names
+    cfg = parse_config(entries["config"], source=weights)
+    if cfg.MODEL.BUILDER is not None:
+        raise ValueError(
+            f"{weights} is of a model that code of its own built (MODEL.BUILDER: "
+            f"{cfg.MODEL.BUILDER}), and no checkpoint says which code is run. Give the "
+            "configuration that names it, if you trust it: load(..., config='FILE.yaml'), or on "
+            "the command line --config-file FILE.yaml."
+        )
+    return cfg, names
 
 
 def _with_num_classes(cfg: Config, class_names: Sequence[str], weights: str) -> Config:
