@@ -62,7 +62,12 @@ PREDECESSOR = {
 }
 
 
-_OF_DECISIONS = tuple(f"{layer}.weight" for layer in ("cls_score", "cls_logits", "mask_fcn_logits"))
+FACTORS = {
+    "cls_score.weight": 50,
+    "cls_logits.weight": 50,
+    "bbox_pred.weight": 5,
+    "mask_fcn_logits.weight": 10,
+}
 
 
 def speaking_up(model: nn.Module) -> nn.Module:
@@ -70,8 +75,7 @@ def speaking_up(model: nn.Module) -> nn.Module:
     an inside."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(_OF_DECISIONS):
-                parameter.mul_(50)
-            if name.endswith("bbox_pred.weight"):
-                parameter.mul_(5)
+            for ending, factor in FACTORS.items():
+                if name.endswith(ending):
+                    parameter.mul_(factor)
     return model.eval()
