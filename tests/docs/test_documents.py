@@ -16,10 +16,12 @@ from processes import ForkServer
 DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENTS = sorted(DOCS.glob("*.md"))
 SLOW = {"sweep.md", "tutorial.md", "your_model.md"}
+ELSEWHERE = {"export.md"}
+"""Its program begins with a file that takes a training and half a minute to make."""
 FOLLOWED = [
     pytest.param(path, id=path.name, marks=[pytest.mark.slow] * (path.name in SLOW))
     for path in DOCUMENTS
-    if any(steps_of(path.read_text(encoding="utf-8")))
+    if path.name not in ELSEWHERE and any(steps_of(path.read_text(encoding="utf-8")))
 ]
 
 
