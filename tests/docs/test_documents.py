@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENTS = sorted(DOCS.glob("*.md"))
 SLOW = {"sweep.md", "tutorial.md", "your_model.md"}
 ELSEWHERE = {"export.md"}
-"""Its program begins with a file that takes a training and half a minute to make."""
+"""Its program begins with an exported model; tests/test_exporting.py runs it on one."""
 FOLLOWED = [
     pytest.param(path, id=path.name, marks=[pytest.mark.slow] * (path.name in SLOW))
     for path in DOCUMENTS
