@@ -4,10 +4,8 @@ What cannot be read is said in `problems`, and the rest is there.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -168,14 +166,3 @@ def _written_digest(path: Path) -> str | None:
     beside = path.with_name(path.name + ".sha256")
     words = beside.read_text(encoding="utf-8").split() if beside.is_file() else []
     return words[0] if words else None
-
-
-def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A configuration's values by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flattened(value, f"{above}{key}.")
-        else:
-            flat[f"{above}{key}"] = value
-    return flat

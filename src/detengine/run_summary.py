@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from detengine.config.conventions import defaults
+from detengine.config.load import flattened
 from detengine.config.schema import Config
 from detengine.evaluation.build import gives_proposals
 from detengine.evaluation.result import LOSS
@@ -12,7 +13,7 @@ from detengine.report.charts import main_metrics, scored, window_of
 from detengine.report.history import Score
 from detengine.report.numbers import count, duration, number, percent
 from detengine.report.page import Card, Phase, Step, Table
-from detengine.run_folder import PlainScores, RunFolder, flattened
+from detengine.run_folder import PlainScores, RunFolder
 from detengine.run_status import moment
 
 _MOST_CARDS, _MOST_CHECKPOINTS, _MOST_ROWS = 8, 12, 40

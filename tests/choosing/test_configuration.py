@@ -211,6 +211,14 @@ def test_weights_of_another_network_are_refused(folder: Path, tmp_path: Path) ->
         configuration_for(folder, weights=str(tmp_path / "y.pth"))
 
 
+def test_no_code_is_run_because_weights_name_it(folder: Path, tmp_path: Path) -> None:
+    config = "MODEL:\n  BUILDER: os:system\n"
+    entries = {"format": 1, "model": {"weight": torch.zeros(1)}, "config": config}
+    torch.save(entries, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"MODEL\.BUILDER: os:system.*give it by -c"):
+        configuration_for(folder, weights=str(tmp_path / "x.pth"))
+
+
 @pytest.mark.parametrize(
     ("task", "name"),
     [

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from detengine.checkpoint import caffe2
@@ -14,6 +13,8 @@ from detengine.checkpoint.catalog import find_kept, find_weights
 from detengine.checkpoint.published import TORCHVISION
 from detengine.checkpoint.readers import read_file
 from detengine.config.conventions import defaults
+from detengine.config.load import flattened
+from detengine.config.yaml_files import parse_mapping
 
 _BLOCKS = re.compile(r"(?:layer3\.|res4[_.])(\d+)[._]")
 _BOTTLENECK = re.compile(r"(?:layer1\.0\.conv3|res2_0_branch2c|res2\.0\.conv3)")
@@ -36,6 +37,7 @@ _CAFFE2 = {
     "INPUT.PIXEL_STD": [1.0, 1.0, 1.0],
     "MODEL.RESNETS.STRIDE_IN_1X1": True,
 }
+_BUILDER = "MODEL.BUILDER"
 _OF_OWN_RUN = ("MODEL.", "INPUT.TO_BGR255", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")
 _NOT_OF_THE_MODEL = (
     *("MODEL.WEIGHT", "MODEL.DEVICE", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON"),
@@ -87,7 +89,7 @@ def _start_of(name: str, path: Path) -> Start:
     entries = read_file(path)
     config = entries.get("config")
     if isinstance(config, str) and config:
-        own = _keys_of_own_run(yaml.safe_load(config))
+        own = _keys_of_own_run(name, parse_mapping(config, name, allow_aliases=False))
         return Start(name, None, True, own, "of a run of detengine, whose model is taken")
     loaded: Mapping[str, Tensor] = entries["model"]
     depth = _depth_of(name, loaded)
@@ -114,12 +116,21 @@ def _depth_of(name: str, loaded: Mapping[str, Tensor]) -> int:
     return depth
 
 
-def _keys_of_own_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a checkpoint's configuration, what the weights are tied to and the defaults have not."""
-    usual = dict(_flattened(defaults("modern"), ""))
+def _keys_of_own_run(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a checkpoint's configuration, what the weights are tied to and the defaults have not.
+
+    Raises ValueError if it names a program that builds the model, which no weights may ask for.
+    """
+    values, usual = flattened(config), flattened(defaults("modern"))
+    if values.get(_BUILDER) is not None:
+        raise ValueError(
+            f"--weights {name}: these are of a model that code of its own built ({_BUILDER}: "
+            f"{values[_BUILDER]}), and no checkpoint says which code is run. Write a configuration "
+            "that names it, if you trust it, with MODEL.WEIGHT, and give it by -c."
+        )
     return {
         key: value
-        for key, value in _flattened(config, "")
+        for key, value in values.items()
         if key.startswith(_OF_OWN_RUN)
         and key not in _NOT_OF_THE_MODEL
         and value != _as_list(usual.get(key))
@@ -128,13 +139,3 @@ def _keys_of_own_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _flattened(section: Mapping[str, Any], above: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in section.items():
-        if isinstance(value, Mapping):
-            found += _flattened(value, f"{above}{name}.")
-        else:
-            found.append((f"{above}{name}", value))
-    return found

@@ -91,6 +91,17 @@ def _difference(values: dict[str, Any], reference: dict[str, Any]) -> dict[str, 
     }
 
 
+def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested sections by dotted key; an empty section is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= flattened(value, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = value
+    return flat
+
+
 def _read_file(path: Path, including: tuple[Path, ...]) -> dict[KeyPath, Given]:
     """The values of a file and of those it includes. including: the files that led here."""
     resolved = path.resolve()
