@@ -194,6 +194,14 @@ def test_every_contradiction_has_its_line(write: Write) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "a/../../elsewhere"])
+def test_no_data_set_is_named_after_a_folder_outside_of_the_output(write: Write, name: str) -> None:
+    define = f"{{{name}: {{FORMAT: coco, IMAGES: a, ANNOTATIONS: a.json}}}}"
+    path = write("run.yaml", f"DATASETS: {{DEFINE: {define}}}\n")
+    with pytest.raises(ConfigError, match=f"a data set called '{name}'.*leads out of no folder"):
+        load_config(path)
+
+
 def test_a_model_of_ones_own_is_not_held_to_the_options_of_ours() -> None:
     cfg = load_config(None, ["MODEL.BUILDER", "package.module:function", "MODEL.KEYPOINT_ON", True])
     assert cfg.MODEL.KEYPOINT_ON

@@ -7,6 +7,7 @@ those are built.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ def _in_data(cfg: "Config") -> Iterator[Contradiction]:
         if doubled:
             yield Contradiction((key,), f"{key} has {doubled[0]!r} twice; expected each class once")
     for name, definition in cfg.DATASETS.DEFINE.items():
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            yield Contradiction(
+                ("DATASETS.DEFINE",),
+                f"DATASETS.DEFINE has a data set called {name!r}, after which a folder in "
+                "OUTPUT_DIR is named; expected a name that leads out of no folder",
+            )
         if definition.PART is not None and definition.PART[0] >= definition.PART[1]:
             key = f"DATASETS.DEFINE.{name}.PART"
             yield Contradiction(
