@@ -33,7 +33,7 @@ from detengine.data.build import make_data_loader
 from detengine.distributed.comm import synchronize
 from detengine.distributed.parallel import distribute
 from detengine.engine.trainer import do_train
-from detengine.run import build_parts
+from detengine.parts import build_parts
 from detengine.structures.batch import Batch
 
 NEVER = 10**9

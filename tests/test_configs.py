@@ -10,7 +10,8 @@ from detengine.config.load import load_config
 from detengine.config.schema import Config
 from detengine.data.build import make_data_loader
 from detengine.modeling.build import build_detection_model
-from detengine.run import train, with_num_classes
+from detengine.parts import with_num_classes
+from detengine.run import train
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))

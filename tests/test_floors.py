@@ -21,6 +21,7 @@ FLOORS = {
         "expectations",
         "choosing",
         "output_folder",
+        "parts",
         "replaying",
         "reporting",
         "run_folder",

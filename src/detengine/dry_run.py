@@ -29,8 +29,8 @@ from detengine.engine.out_of_memory import is_out_of_memory
 from detengine.engine.trainer import max_memory_mb, seed_iteration, train_step, windows
 from detengine.monitor.logs import collected_warnings
 from detengine.monitor.progress import track
+from detengine.parts import Parts, assemble, with_views
 from detengine.room import available_memory, in_mib
-from detengine.run import Parts, assemble, with_views
 from detengine.solver.precision import clear_gradients
 from detengine.structures.batch import Batch
 from detengine.structures.finding import Finding, finding_of_error

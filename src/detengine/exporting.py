@@ -19,7 +19,7 @@ from detengine.config.schema import Config
 from detengine.data.build import build_transforms, load_truth
 from detengine.data.images import read_image
 from detengine.data.transforms import transform_sample
-from detengine.loading import CONFIG, LoadedModel, load_model
+from detengine.loading import LoadedModel, load_model
 from detengine.modeling.export_agreement import Agreement, Cut
 from detengine.modeling.export_onnx import (
     OPSET,
@@ -28,6 +28,7 @@ from detengine.modeling.export_onnx import (
     raise_if_packages_missing,
     write_onnx,
 )
+from detengine.output_folder import CONFIG
 from detengine.structures.batch import Sample
 
 PICTURES = 3

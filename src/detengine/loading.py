@@ -18,8 +18,7 @@ from detengine.data.build import number_of_classes
 from detengine.distributed.launch import resolve_device
 from detengine.engine.predictor import Predictor
 from detengine.modeling.build import build_detection_model
-
-CONFIG = "config.yaml"
+from detengine.output_folder import CONFIG
 
 
 class LoadedModel(NamedTuple):

@@ -15,6 +15,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+CONFIG = "config.yaml"
+"""A training's configuration, every value written out, in its folder."""
+
 
 def prepare_output_folder(path: str | Path, *, resume: bool) -> Path:
     """The run's folder, made if need be.

@@ -19,7 +19,7 @@ from detengine.engine.nonfinite_record import WEIGHTS_SUFFIX, NonFiniteRecord, r
 from detengine.engine.replay import RankWindows, describe_replay, repeat_step, train_quietly
 from detengine.engine.trainer import windows
 from detengine.monitor.timer import Stages
-from detengine.run import Parts, build_parts
+from detengine.parts import Parts, build_parts
 from detengine.start import start_or_resume
 
 

@@ -2,37 +2,34 @@
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from detengine.checkpoint.catalog import find_source, find_weights
 from detengine.checkpoint.checkpointer import DetectronCheckpointer
 from detengine.checkpoint.files import write_text
 from detengine.checkpoint.readers import read_file
-from detengine.config.load import replace, to_yaml
+from detengine.config.load import to_yaml
 from detengine.config.scaling import scaled
 from detengine.config.schema import Config
 from detengine.data.build import (
+    Loader,
     build_datasets,
     make_data_loader,
-    number_of_classes,
     raise_if_indivisible,
 )
-from detengine.data.dataset import DetectionDataset
 from detengine.data.workers import naming_dead_workers
 from detengine.distributed.batch_norm import share_buffers
 from detengine.distributed.comm import get_world_size, is_distributed, is_main_process
 from detengine.distributed.launch import start_distributed
 from detengine.distributed.parallel import distribute
 from detengine.distributed.watchdog import Watchdog, watched
-from detengine.engine.build import build_test_time_augmentation, keypoint_flip_of
 from detengine.engine.determinism import deterministic
 from detengine.engine.nonfinite import NonFinitePolicy
 from detengine.engine.periodic_scoring import has_ended_early
@@ -44,12 +41,10 @@ from detengine.modeling.build import build_detection_model
 from detengine.monitor.build import raise_if_not_installed, watching
 from detengine.monitor.logs import logging_to, setup_logging
 from detengine.monitor.timer import Stages
-from detengine.output_folder import held, make_output_folder, prepare_output_folder
+from detengine.output_folder import CONFIG, held, make_output_folder, prepare_output_folder
+from detengine.parts import Parts, build_parts, with_num_classes, with_views
 from detengine.run_reporting import Report, reported
 from detengine.scoring import PER_CLASS, RESULTS, Results, flat, score, send_pictures
-from detengine.solver.build import make_lr_scheduler, make_optimizer
-from detengine.solver.ema import ModelEMA
-from detengine.solver.precision import Precision
 from detengine.start import start_or_resume
 
 logger = logging.getLogger("detengine.run")
@@ -84,11 +79,7 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     stages = Stages()
     cfg, scaling = scaled(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
-    with (
-        logging_to(None),
-        reported(cfg) as report,
-        watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog,
-    ):
+    with _observed(cfg) as (report, watchdog):
         raise_if_indivisible(cfg, get_world_size())
         folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
         with (
@@ -101,164 +92,143 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
                 logger.info("%s", scaling)
             stages.end("processes and folder")
             parts = build_parts(cfg, folder, device, skip_test=skip_test, stages=stages)
-            result = _train(
-                parts, device, should_stop, watchdog, report, resume=resume, stages=stages
-            )
+            training = _Training(parts, device, should_stop, watchdog, report, stages)
+            result = training.run(resume=resume)
             if not result.finished:
                 report.stop()
             return result
 
 
-def _train(
-    parts: "Parts",
-    device: torch.device,
-    should_stop: Callable[[], bool],
-    watchdog: Watchdog,
-    report: Report,
-    *,
-    resume: bool,
-    stages: Stages,
-) -> RunResult:
-    cfg, folder, model = parts.cfg, parts.folder, parts.model
-    arguments = start_or_resume(
-        cfg, parts.checkpointer, folder, parts.datasets, ema=parts.ema, resume=resume
-    )
-    start_iter, best_metric = arguments["iteration"], best_metric_of(cfg)
-    if is_main_process():
-        write_text(folder / "config.yaml", to_yaml(cfg))
-    stages.end("weights")
-    report.begin(
-        "train",
-        cfg,
-        folder,
-        device,
-        stages,
-        start_iter=start_iter,
-        weights="" if start_iter else cfg.MODEL.WEIGHT,
-        checkpoint_seconds=lambda: parts.checkpointer.seconds,
-    )
-    loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=parts.datasets)
-    scored = with_views(cfg, model, parts.test_sets)
-
-    @functools.cache
-    def scores_after(iteration: int) -> Results:
-        averaged = nullcontext() if parts.ema is None else parts.ema.applied()
-        with report.timed("evaluation"), averaged:
-            share_buffers(model)
-            return score(
-                cfg, scored, parts.test_sets, folder, device, watchdog,
-                should_stop=should_stop, resume=resume and iteration == start_iter,
-            )  # fmt: skip
-
-    parallel_model = distribute(
-        model,
-        device,
-        foreign=cfg.MODEL.BUILDER is not None,
-        static_graph=cfg.DISTRIBUTED.STATIC_GRAPH,
-        sync_batchnorm=cfg.DISTRIBUTED.SYNC_BATCHNORM,
-        accumulate=cfg.SOLVER.ACCUMULATE,
-    )
-    stages.end("loader")
-    logger.info("Ready after %s", stages)
-    with watching(cfg, loader, folder, start_iter) as (batches, sinks), naming_dead_workers(loader):
-
-        def scores_and_pictures() -> Mapping[str, float]:
-            results = scores_after(arguments["iteration"])
-            send_pictures(cfg, folder, arguments, sinks)
-            return flat(results)
-
-        do_train(
-            parallel_model,
-            watchdog.batches(batches),
-            parts.optimizer,
-            parts.scheduler,
-            parts.checkpointer,
-            device,
-            cfg.SOLVER.CHECKPOINT_PERIOD,
-            arguments,
-            precision=parts.precision,
-            ema=parts.ema,
-            accumulate=cfg.SOLVER.ACCUMULATE,
-            clip_norm=cfg.SOLVER.CLIP_NORM,
-            seed=cfg.SEED,
-            log_period=cfg.SOLVER.LOG_PERIOD,
-            sinks=[*sinks, report],
-            evaluate=scores_and_pictures if parts.test_sets else None,
-            eval_period=cfg.SOLVER.TEST_PERIOD,
-            best_metric=best_metric,
-            should_stop=should_stop,
-            on_nonfinite=NonFinitePolicy(cfg.SOLVER.ON_NONFINITE, cfg.SOLVER.SKIP_LIMIT),
-        )
-    iteration, max_iter, results = arguments["iteration"], cfg.SOLVER.MAX_ITER, {}
-    finished = iteration == max_iter or has_ended_early(arguments, best_metric)
-    if finished and parts.test_sets:
-        try:
-            results = scores_after(iteration)
-        except StopRequestedError:
-            finished = False
-    check_expectations(cfg, results)
-    return RunResult(model, results, folder, finished)
+@contextmanager
+def _observed(cfg: Config) -> Iterator[tuple[Report, Watchdog]]:
+    """What sees a whole run, until its last error: the log, its report and the watchdog."""
+    with (
+        logging_to(None),
+        reported(cfg) as report,
+        watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog,
+    ):
+        yield report, watchdog
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a training is put together from. cfg: with the number of classes."""
+class _Training:
+    """A training's parts, and what surrounds them while it lasts."""
 
-    cfg: Config
-    folder: Path
-    datasets: Sequence[DetectionDataset]
-    test_sets: Sequence[DetectionDataset]
-    model: nn.Module
-    optimizer: Optimizer
-    scheduler: LRScheduler
-    precision: Precision
-    ema: ModelEMA | None
-    checkpointer: DetectronCheckpointer
+    parts: Parts
+    device: torch.device
+    should_stop: Callable[[], bool]
+    watchdog: Watchdog
+    report: Report
+    stages: Stages
 
+    def run(self, *, resume: bool) -> RunResult:
+        """Train to the end, or until it is to stop, and score what came out."""
+        cfg, parts = self.parts.cfg, self.parts
+        arguments = self._begin(resume=resume)
+        start_iter = arguments["iteration"]
+        loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=parts.datasets)
+        scores_after = self._scoring(resumed_at=start_iter if resume else None)
+        self._iterate(loader, arguments, scores_after)
+        iteration, results = arguments["iteration"], {}
+        is_early = has_ended_early(arguments, best_metric_of(cfg))
+        finished = iteration == cfg.SOLVER.MAX_ITER or is_early
+        if finished and parts.test_sets:
+            try:
+                results = scores_after(iteration)
+            except StopRequestedError:
+                finished = False
+        check_expectations(cfg, results)
+        return RunResult(parts.model, results, parts.folder, finished)
 
-def build_parts(
-    cfg: Config, folder: Path, device: torch.device, *, skip_test: bool, stages: Stages
-) -> Parts:
-    """The parts, with weights as they are initialised; called by all ranks. Writes nothing."""
-    datasets = build_datasets(cfg, cfg.DATASETS.TRAIN)
-    class_names = datasets[0].class_names
-    if not skip_test:
-        raise_if_not_measured(cfg)
-    elif cfg.SOLVER.BEST_METRIC is not None:
-        logger.warning(
-            "nothing is scored in this run (skip_test), so that SOLVER.BEST_METRIC and "
-            "EARLY_STOPPING have no effect"
+    def _begin(self, *, resume: bool) -> dict[str, Any]:
+        """Load what it begins with, and write down what it is; gives do_train's arguments."""
+        cfg, parts = self.parts.cfg, self.parts
+        arguments = start_or_resume(
+            cfg, parts.checkpointer, parts.folder, parts.datasets, ema=parts.ema, resume=resume
         )
-    scored = () if skip_test else cfg.DATASETS.TEST
-    test_sets = build_datasets(cfg, scored, class_names, for_scoring=True)
-    stages.end("data sets")
-    parts = assemble(cfg, folder, device, datasets, test_sets)
-    stages.end("model and optimizer")
-    return parts
+        start_iter = arguments["iteration"]
+        if is_main_process():
+            write_text(parts.folder / CONFIG, to_yaml(cfg))
+        self.stages.end("weights")
+        self.report.begin(
+            "train",
+            cfg,
+            parts.folder,
+            self.device,
+            self.stages,
+            start_iter=start_iter,
+            weights="" if start_iter else cfg.MODEL.WEIGHT,
+            checkpoint_seconds=lambda: parts.checkpointer.seconds,
+        )
+        return arguments
 
+    def _scoring(self, *, resumed_at: int | None) -> Callable[[int], Results]:
+        """What scores the model after so many iterations, each time once.
 
-def assemble(
-    cfg: Config,
-    folder: Path,
-    device: torch.device,
-    datasets: Sequence[DetectionDataset],
-    test_sets: Sequence[DetectionDataset],
-) -> Parts:
-    """The parts around data sets that have been read; called by all ranks."""
-    class_names = datasets[0].class_names
-    cfg = with_num_classes(cfg, class_names)
-    torch.manual_seed(cfg.SEED)
-    model = build_detection_model(cfg).to(device)
-    optimizer = make_optimizer(cfg, model)
-    scheduler = make_lr_scheduler(cfg, optimizer)
-    precision, ema = Precision(cfg.DTYPE), make_ema(cfg, model)
-    checkpointer = DetectronCheckpointer(
-        cfg, model, optimizer, scheduler, folder,
-        precision=precision, ema=ema, class_names=class_names, background=True,
-    )  # fmt: skip
-    return Parts(
-        cfg, folder, datasets, test_sets, model, optimizer, scheduler, precision, ema, checkpointer
-    )
+        resumed_at: after which an interrupted scoring of the same weights may be gone on with.
+        """
+        cfg, parts = self.parts.cfg, self.parts
+        scored = with_views(cfg, parts.model, parts.test_sets)
+
+        @functools.cache
+        def scores_after(iteration: int) -> Results:
+            averaged = nullcontext() if parts.ema is None else parts.ema.applied()
+            with self.report.timed("evaluation"), averaged:
+                share_buffers(parts.model)
+                return score(
+                    cfg, scored, parts.test_sets, parts.folder, self.device, self.watchdog,
+                    should_stop=self.should_stop, resume=iteration == resumed_at,
+                )  # fmt: skip
+
+        return scores_after
+
+    def _iterate(
+        self, loader: Loader, arguments: dict[str, Any], scores_after: Callable[[int], Results]
+    ) -> None:
+        """All iterations that are left, with what is scored and written on the way."""
+        cfg, parts = self.parts.cfg, self.parts
+        parallel_model = distribute(
+            parts.model,
+            self.device,
+            foreign=cfg.MODEL.BUILDER is not None,
+            static_graph=cfg.DISTRIBUTED.STATIC_GRAPH,
+            sync_batchnorm=cfg.DISTRIBUTED.SYNC_BATCHNORM,
+            accumulate=cfg.SOLVER.ACCUMULATE,
+        )
+        self.stages.end("loader")
+        logger.info("Ready after %s", self.stages)
+        with (
+            watching(cfg, loader, parts.folder, arguments["iteration"]) as (batches, sinks),
+            naming_dead_workers(loader),
+        ):
+
+            def scores_and_pictures() -> Mapping[str, float]:
+                results = scores_after(arguments["iteration"])
+                send_pictures(cfg, parts.folder, arguments, sinks)
+                return flat(results)
+
+            do_train(
+                parallel_model,
+                self.watchdog.batches(batches),
+                parts.optimizer,
+                parts.scheduler,
+                parts.checkpointer,
+                self.device,
+                cfg.SOLVER.CHECKPOINT_PERIOD,
+                arguments,
+                precision=parts.precision,
+                ema=parts.ema,
+                accumulate=cfg.SOLVER.ACCUMULATE,
+                clip_norm=cfg.SOLVER.CLIP_NORM,
+                seed=cfg.SEED,
+                log_period=cfg.SOLVER.LOG_PERIOD,
+                sinks=[*sinks, self.report],
+                evaluate=scores_and_pictures if parts.test_sets else None,
+                eval_period=cfg.SOLVER.TEST_PERIOD,
+                best_metric=best_metric_of(cfg),
+                should_stop=self.should_stop,
+                on_nonfinite=NonFinitePolicy(cfg.SOLVER.ON_NONFINITE, cfg.SOLVER.SKIP_LIMIT),
+            )
 
 
 def evaluate(cfg: Config, weights: str | Path, *, resume: bool = False) -> Results:
@@ -273,11 +243,7 @@ def evaluate(cfg: Config, weights: str | Path, *, resume: bool = False) -> Resul
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
     raise_if_not_measured(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
-    with (
-        logging_to(None),
-        reported(cfg) as report,
-        watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog,
-    ):
+    with _observed(cfg) as (report, watchdog):
         folder = make_output_folder(cfg.OUTPUT_DIR)
         setup_logging(folder)  # open until the last error is in it
         if is_main_process():
@@ -313,23 +279,3 @@ def _evaluate(
         results = score(cfg, scored, test_sets, folder, device, watchdog, resume=resume)
     check_expectations(cfg, results)
     return results
-
-
-def with_num_classes(cfg: Config, class_names: Sequence[str]) -> Config:
-    """The configuration, the number of classes taken from the data if it is not set."""
-    key, given = number_of_classes(cfg)
-    return cfg if given is not None else replace(cfg, {key: len(class_names) + 1})
-
-
-def with_views(cfg: Config, model: nn.Module, test_sets: Sequence[DetectionDataset]) -> nn.Module:
-    """What is scored on the test sets: the model, behind the views of TEST.BBOX_AUG."""
-    if not test_sets:
-        return model
-    return build_test_time_augmentation(cfg, model, keypoint_flip=keypoint_flip_of(test_sets))
-
-
-def make_ema(cfg: Config, model: nn.Module) -> ModelEMA | None:
-    """The averaged weights, where SOLVER.EMA_DECAY asks for them."""
-    if cfg.SOLVER.EMA_DECAY is None:
-        return None
-    return ModelEMA(model, cfg.SOLVER.EMA_DECAY, cfg.SOLVER.EMA_WARMUP_ITERS)

@@ -12,11 +12,11 @@ import orjson
 from detengine.config.load import load_config, parse_config
 from detengine.config.schema import Config
 from detengine.monitor.sinks import METRICS
+from detengine.output_folder import CONFIG
 from detengine.report.history import History, read_history
 from detengine.run_record import ENVIRONMENT, Session, load_sessions
 from detengine.scoring import PER_CLASS, RESULTS
 
-CONFIG = "config.yaml"
 _LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ (\S+) (INFO|WARNING|ERROR|CRITICAL): (.*)")
 _MOST_LOG_BYTES = 64 << 20
 

@@ -9,6 +9,7 @@ from detengine.config.load import flattened
 from detengine.config.schema import Config
 from detengine.evaluation.build import gives_proposals
 from detengine.evaluation.result import LOSS
+from detengine.output_folder import CONFIG
 from detengine.report.charts import main_metrics, scored, window_of
 from detengine.report.history import Score
 from detengine.report.numbers import count, duration, number, percent
@@ -224,7 +225,7 @@ def shown(value: Any) -> str:
 def commands_of(run: RunFolder) -> Iterator[Step]:
     """What to type to train, go on, score and explain as this run did, from its working folder."""
     folder, cfg = shlex.quote(str(run.path)), run.cfg
-    config = f"{folder}/config.yaml"
+    config = f"{folder}/{CONFIG}"
     ranks = run.sessions[-1].environment.get("ranks", "1") if run.sessions else "1"
     start = "detengine"
     if ranks != "1":
@@ -232,7 +233,7 @@ def commands_of(run: RunFolder) -> Iterator[Step]:
     if run.sessions:
         what = "What was typed" if ranks == "1" else f"What each of the {ranks} ranks was given"
         yield Step(f"{what}, in {run.sessions[-1].working_folder}", run.sessions[-1].command)
-    if (run.path / "config.yaml").is_file():
+    if (run.path / CONFIG).is_file():
         again = shlex.quote(f"{run.path}-again")
         yield Step(
             f"Train the same again, with the same seed ({cfg.SEED}) and the same data",

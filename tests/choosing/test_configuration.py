@@ -19,7 +19,7 @@ from detengine.choosing import configuration
 from detengine.choosing.configuration import Chosen, configuration_for
 from detengine.config.load import load_config
 from detengine.modeling.build import build_detection_model
-from detengine.run import with_num_classes
+from detengine.parts import with_num_classes
 
 SCRATCH = {"weights": ""}
 

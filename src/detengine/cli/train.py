@@ -12,6 +12,7 @@ from detengine.config.schema import Config
 from detengine.distributed.launch import stop_distributed
 from detengine.distributed.report import is_said_by_another
 from detengine.evaluation.expected import ExpectedResultsError
+from detengine.output_folder import CONFIG
 from detengine.replaying import replay
 from detengine.run import evaluate, train
 
@@ -34,7 +35,7 @@ def train_and_end(cfg: Config, *, resume: bool, skip_test: bool) -> None:
     stop_distributed()
     if not result.finished:
         folder = result.output_folder
-        command = f"detengine train -c {shlex.quote(str(folder / 'config.yaml'))} --resume"
+        command = f"detengine train -c {shlex.quote(str(folder / CONFIG))} --resume"
         typer.echo(f"Stopped, and saved in {folder}. To go on: {command}", err=True)
         raise typer.Exit(EXIT_STOPPED)
 
