@@ -17,8 +17,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[
-    Path, typer.Option("-c", "--config-file", help="The run's YAML file.", metavar="FILE")
+ConfigFileOrData = Annotated[
+    Path | None,
+    typer.Option("-c", "--config-file", help="The run's YAML file; or --data.", metavar="FILE"),
+]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="A folder of data (COCO json, PASCAL VOC, YOLO), for which everything is chosen.",
+        metavar="DIR",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="With --data, what to start from: a file, an address or a name; '' for nothing.",
+        metavar="NAME",
+        show_default=False,
+    ),
 ]
 OutputFolder = Annotated[
     Path | None,

@@ -5,37 +5,22 @@ from typing import Annotated
 
 import typer
 
-from detengine.cli.app import WITH_OVERRIDES, Overrides, overrides_of
+from detengine.cli.app import (
+    WITH_OVERRIDES,
+    ConfigFileOrData,
+    DataFolder,
+    Overrides,
+    Weights,
+    overrides_of,
+)
 
 data = typer.Typer()
-
-RunConfig = Annotated[
-    Path | None,
-    typer.Option("-c", "--config-file", help="The run's YAML file; or --data.", metavar="FILE"),
-]
-DataFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="A folder of data (COCO json, PASCAL VOC, YOLO), as of `train --data`.",
-        metavar="DIR",
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        help="With --data, what training would start from: a file or a name; '' for nothing.",
-        metavar="NAME",
-        show_default=False,
-    ),
-]
 
 
 @data.command(context_settings=WITH_OVERRIDES)
 def doctor(
     overrides: Overrides = None,
-    config_file: RunConfig = None,
+    config_file: ConfigFileOrData = None,
     data_folder: DataFolder = None,
     weights: Weights = None,
     model: Annotated[
@@ -86,7 +71,7 @@ def show(
         typer.Argument(metavar="DATASET", help="Its name; with --data also train, val or test."),
     ],
     overrides: Overrides = None,
-    config_file: RunConfig = None,
+    config_file: ConfigFileOrData = None,
     data_folder: DataFolder = None,
     count: Annotated[
         int, typer.Option("--count", help="How many images, spread evenly.", metavar="N", min=1)

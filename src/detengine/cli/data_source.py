@@ -33,8 +33,9 @@ def open_source(
 ) -> RunSource:
     """The configuration of a file, or that which `train --data` would choose for a folder.
 
-    Nothing is downloaded. Raises a usage error unless it is one of the two, and ValueError or
-    OSError where there is no configuration, or nothing is recognised in the folder.
+    Nothing is downloaded, but weights that are named. Raises a usage error unless it is one of the
+    two, and ValueError or OSError where there is no configuration, or nothing is recognised in the
+    folder.
     """
     if (config_file is None) == (folder is None):
         raise typer.BadParameter("Give the run: -c FILE, or a folder of data, --data DIR.")

@@ -5,31 +5,17 @@ from typing import Annotated
 
 import typer
 
-from detengine.cli.app import WITH_OVERRIDES, OutputFolder, Overrides, overrides_of
+from detengine.cli.app import (
+    WITH_OVERRIDES,
+    ConfigFileOrData,
+    DataFolder,
+    OutputFolder,
+    Overrides,
+    Weights,
+    overrides_of,
+)
 
 training = typer.Typer()
-
-ConfigFileOrData = Annotated[
-    Path | None,
-    typer.Option("-c", "--config-file", help="The run's YAML file; or --data.", metavar="FILE"),
-]
-DataFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="A folder of data (COCO json, PASCAL VOC, YOLO), for which everything is chosen.",
-        metavar="DIR",
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        help="With --data, what to start from: a file, an address or a name; '' for nothing.",
-        metavar="NAME",
-        show_default=False,
-    ),
-]
 
 
 @training.command(context_settings=WITH_OVERRIDES)
