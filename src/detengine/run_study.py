@@ -1,7 +1,5 @@
 """Why a run scored what it scored: the analyses and telling images of its stored predictions."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +10,17 @@ from detengine.config.catalog import find_definition
 from detengine.config.load import replace as replace_values
 from detengine.config.schema import CocoDefinition, Config
 from detengine.data.build import load_truth
+from detengine.data.class_balance import count_classes
 from detengine.data.images import read_image
 from detengine.evaluation.analysis import analyze
 from detengine.evaluation.analysis_result import Analysis, ImageErrors
 from detengine.evaluation.build import build_scoring_options, gives_proposals, iou_types_of
 from detengine.evaluation.predictions_file import load_class_names, load_predictions
 from detengine.report.draw import draw_both
+from detengine.report.rendering import data_address
 from detengine.report.study import Picture, Study
 from detengine.rescoring import load_truths
+from detengine.scoring import INFERENCE
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
 
@@ -49,11 +50,12 @@ def study(
         truth, image_folder = load_test_set(cfg, test_set, working_folder)
     except (OSError, ValueError) as error:
         return Study(test_set, reasons={"all": f"the data set cannot be read: {error}"})
-    known = Study(test_set, objects=count_objects(truth))
+    objects = {name: each.objects for name, each in count_classes(truth).items()}
+    known = Study(test_set, objects=objects)
     if gives_proposals(cfg):
         why = "the model gives proposals, which have no class: they are scored by their recall"
         return replace(known, reasons={"all": why})
-    stored = folder / "inference" / test_set
+    stored = folder / INFERENCE / test_set
     try:
         class_names = load_class_names(stored)
         predictions = list(load_predictions(stored))
@@ -107,18 +109,6 @@ def load_test_set(cfg: Config, name: str, working_folder: Path | None) -> tuple[
     raise errors[-1]
 
 
-def count_objects(truth: GroundTruth) -> dict[str, int]:
-    """Of each class, how many there are to be found; neither crowds nor difficult ones."""
-    wanted = truth.category_ids[~truth.is_crowd & ~truth.is_difficult].tolist()
-    number = dict.fromkeys(truth.categories.ids, 0)
-    for category_id in wanted:
-        number[category_id] = number.get(category_id, 0) + 1
-    return {
-        name: number[id_]
-        for id_, name in zip(truth.categories.ids, truth.categories.names, strict=True)
-    }
-
-
 def _analyse(
     cfg: Config,
     truth: GroundTruth,
@@ -164,8 +154,9 @@ class _Drawing:
             self.class_names,
             score_threshold=SCORE_THRESHOLD,
         )
-        truth, prediction = (_reduced(each) for each in (both.truth, both.prediction))
-        return Picture(errors, data_address(truth), data_address(prediction), *truth.size)
+        panels = [_reduced(each) for each in (both.truth, both.prediction)]
+        truth, prediction = (data_address(each, _QUALITY) for each in panels)
+        return Picture(errors, truth, prediction, *panels[0].size)
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
@@ -173,10 +164,3 @@ def _reduced(picture: Image.Image) -> Image.Image:
     width = min(picture.width, _PANEL_WIDTH)
     height = max(1, round(picture.height * width / picture.width))
     return picture.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def data_address(picture: Image.Image) -> str:
-    """The picture as an address that holds it: a JPEG, in base64."""
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

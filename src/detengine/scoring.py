@@ -45,7 +45,9 @@ logger = logging.getLogger("detengine.scoring")
 Results = dict[str, EvaluationResult]
 """By the name of the test set."""
 
-RESULTS, PER_CLASS, PICTURES = "results.json", "per_class.json", "pictures"
+RESULTS, PER_CLASS = "results.json", "per_class.json"
+INFERENCE, PICTURES = "inference", "pictures"
+"""Folders, with one in them for each test set."""
 
 
 def score(
@@ -67,7 +69,7 @@ def score(
     weights = digest_of_weights(model) if is_main_process() else ""
     results = {}
     for dataset in test_sets:
-        predictions = make_output_folder(folder / "inference" / dataset.name)
+        predictions = make_output_folder(folder / INFERENCE / dataset.name)
         origin = broadcast(origin_of(cfg, weights, dataset) if is_main_process() else "")
         result = score_test_set(
             cfg, model, dataset, predictions, device, watchdog,

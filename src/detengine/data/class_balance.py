@@ -1,5 +1,6 @@
 """How often each class occurs in each data set."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,13 +27,14 @@ class ClassCount:
 def count_classes(truth: GroundTruth) -> dict[str, ClassCount]:
     """By the class' name, in the data set's order."""
     counts = ~truth.is_crowd & ~truth.is_difficult
-    image_of = image_of_annotation(truth)
-    found = {}
-    for name, category_id in zip(truth.categories.names, truth.categories.ids, strict=True):
-        rows = (truth.category_ids == category_id) & counts
-        images = int(torch.unique(image_of[rows]).numel())
-        found[name] = ClassCount(int(rows.sum()), images)
-    return found
+    ids = truth.category_ids[counts]
+    occurring, which = torch.unique(ids, return_inverse=True)
+    pairs = torch.unique(which * len(truth) + image_of_annotation(truth)[counts])
+    objects, images = Counter(ids.tolist()), Counter(occurring[pairs // len(truth)].tolist())
+    return {
+        name: ClassCount(objects[category_id], images[category_id])
+        for name, category_id in zip(truth.categories.names, truth.categories.ids, strict=True)
+    }
 
 
 def check_balance(

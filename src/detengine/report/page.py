@@ -8,21 +8,26 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from detengine import __version__
 from detengine.evaluation.comparison import Comparison, Difference
 from detengine.report.charts import difference_bounds
 from detengine.report.numbers import count, duration, number, percent
+from detengine.report.rendering import TEMPLATES, render
 from detengine.report.study import Study, view_of
 from detengine.report.svg import Chart
 
-TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "detengine report"
+_FILTERS = {
+    "percent": percent,
+    "number": number,
+    "duration": duration,
+    "count": count,
+    "points": lambda fraction: f"{100 * fraction:+.1f}",
+}
 _FEW = 3
 """Rows of a confusion matrix that two have room for beside each other."""
 
@@ -175,20 +180,11 @@ def whisker(difference: Difference, among: Sequence[Difference | None]) -> Mappi
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent, "number": number, "duration": duration, "count": count,
-        "points": lambda fraction: f"{100 * fraction:+.1f}",
-    }  # fmt: skip
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template).render(
+    return render(
+        template,
+        _FILTERS,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=digest,

@@ -1,16 +1,13 @@
 """One page with samples of a data set. Values in, an HTML file out that needs no other file."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from detengine import __version__
+from detengine.report.rendering import data_address, render
 
-TEMPLATES = Path(__file__).parent / "templates"
 _MOST_PIXELS = 1000
 """Of the longer side of a picture in the page."""
 _QUALITY = 88
@@ -60,21 +57,9 @@ def embedded(picture: Image.Image, caption: str) -> EmbeddedPicture:
     """The picture in a page, as JPEG, with a longer side of at most 1000 pixels."""
     small = picture.copy()
     small.thumbnail((_MOST_PIXELS, _MOST_PIXELS), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=_QUALITY)
-    source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return EmbeddedPicture(source, small.width, small.height, caption)
+    return EmbeddedPicture(data_address(small, _QUALITY), small.width, small.height, caption)
 
 
 def render_samples_page(page: SamplesPage) -> str:
     """The HTML. Whatever comes from the data is escaped by the template."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("samples.html").render(page=page, version=__version__)
+    return render("samples.html", page=page, version=__version__)
