@@ -30,6 +30,8 @@ from detengine.run_status import moment, status_of
 from detengine.run_study import load_test_set, study
 from detengine.run_summary import (
     ABSENT,
+    MOST_CARDS,
+    MOST_ROWS,
     cards_of,
     changed_values,
     commands_of,
@@ -41,6 +43,7 @@ from detengine.run_summary import (
     stages_of,
     tables_of,
 )
+from detengine.scoring import INFERENCE
 
 REPORT = "report.html"
 
@@ -75,7 +78,7 @@ def test_sets_of(run: RunFolder) -> list[str]:
     return [
         test_set
         for test_set in run.cfg.DATASETS.TEST
-        if test_set in run.results or (run.path / "inference" / test_set).is_dir()
+        if test_set in run.results or (run.path / INFERENCE / test_set).is_dir()
     ]
 
 
@@ -83,13 +86,13 @@ def page_of(run: RunFolder, studies: Sequence[Study]) -> RunPage:
     """What the run's page shows."""
     runs = [("", run.history)]
     metric = best_metric_of(run.cfg)
-    best = None if metric is None else Score(*metric.name.removeprefix("val/").rsplit("/", 2))
+    best = None if metric is None else Score.of(metric.name)
     return RunPage(
         name=run.name,
         status=status_of(run),
         written=moment(now()),
         facts=list(facts_of(run)),
-        cards=list(cards_of(run))[:8],
+        cards=list(cards_of(run))[:MOST_CARDS],
         losses=loss_charts(runs),
         rates=lr_chart(runs),
         scores=score_charts(runs, best),
@@ -190,7 +193,7 @@ def _tables_across(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Tabl
             ]
             in_bold = [_best([each.get(row) for each in values], task) for row in classes]
             title = f"{task} on {test_set}, AP of each class"
-            tables.append(Table(title, ["", *names], rows, in_bold, folded=len(rows) > 40))
+            tables.append(Table(title, ["", *names], rows, in_bold, folded=len(rows) > MOST_ROWS))
     return tables
 
 
@@ -243,7 +246,7 @@ def _paired(a: RunFolder, b: RunFolder, samples: int) -> list[Paired]:
 
 def _pair(a: RunFolder, b: RunFolder, test_set: str, iou_type: str, samples: int) -> Paired:
     title = f"{iou_type} on {test_set}"
-    of_a, of_b = (run.path / "inference" / test_set for run in (a, b))
+    of_a, of_b = (run.path / INFERENCE / test_set for run in (a, b))
     try:
         truth, _ = load_test_set(b.cfg, test_set, b.working_folder)
         comparison = compare(

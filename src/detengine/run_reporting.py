@@ -20,6 +20,7 @@ from detengine.distributed.failure import FILE_ONLY
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.monitor.timer import Stages
 from detengine.run_record import Recorder, begin_session, now, sha256_of
+from detengine.scoring import INFERENCE
 
 if TYPE_CHECKING:
     from detengine.report.study import Study
@@ -189,19 +190,22 @@ class RunReport:
             return
         with self._harmless("the end of the run was not recorded"):
             self._recorder.write(state=state, error=error, end=now(), iteration=self._iteration)
-        if self._write_page("studies" if state == "finished" else "page"):
-            logger.info("report: %s", self._folder / "report.html" if self._folder else "")
+        path = self._write_page("studies" if state == "finished" else "page")
+        if path is not None:
+            logger.info("report: %s", path)
 
     def _can_afford(self, what: str) -> bool:
         waited = time.perf_counter() - self._last[what]
         return waited >= max(_LEAST_SECONDS, self._costs[what] / MOST_SHARE)
 
-    def _write_page(self, what: Literal["page", "studies"]) -> bool:
-        """Write record and page; what: with new analyses of new predictions, or without."""
+    def _write_page(self, what: Literal["page", "studies"]) -> Path | None:
+        """Write record and page; what: with new analyses of new predictions, or without.
+
+        The page's path; None where it could not be written.
+        """
         if self._recorder is None or self._folder is None:
-            return False
-        start = time.perf_counter()
-        is_written = False
+            return None
+        start, path = time.perf_counter(), None
         with self._harmless("the report was not written"), self._recorder.timed("report"):
             # jinja2 and the analyses: imported by a run that writes a page, and by no other
             from detengine.reporting import test_sets_of, write_report
@@ -213,18 +217,17 @@ class RunReport:
             studies = [
                 self._study(run, each, analyse=what == "studies") for each in test_sets_of(run)
             ]
-            write_report(self._folder, studies=studies)
-            is_written = True
+            path = write_report(self._folder, studies=studies)
         self._last[what] = time.perf_counter()
         self._costs[what] = self._last[what] - start
-        return is_written
+        return path
 
     def _study(self, run: "RunFolder", test_set: str, *, analyse: bool) -> "Study":
         """What is known of a test set's predictions as they are, learnt now or before."""
         from detengine.report.study import Study
         from detengine.run_study import MOST_DETECTIONS, study
 
-        state = _state_of(run.path / "inference" / test_set)
+        state = _state_of(run.path / INFERENCE / test_set)
         before, known = self._studies.get(test_set, (None, None))
         if known is not None and before == state:
             return known

@@ -17,7 +17,8 @@ from detengine.report.page import Card, Phase, Step, Table
 from detengine.run_folder import PlainScores, RunFolder
 from detengine.run_status import moment
 
-_MOST_CARDS, _MOST_CHECKPOINTS, _MOST_ROWS = 8, 12, 40
+MOST_CARDS, MOST_ROWS, _MOST_CHECKPOINTS = 8, 40, 12
+"""What a page shows at once; longer tables are folded."""
 _STYLES = {
     "start-up": "c2",
     "training steps": "c0",
@@ -130,7 +131,7 @@ def _class_table(
         cells += [percent(values[name]) if name in values else ABSENT for values in tasks.values()]
         rows.append((name, cells))
     head = ["class", *(["objects"] if objects else []), *(f"{task} AP" for task in tasks)]
-    is_long = len(rows) > _MOST_ROWS
+    is_long = len(rows) > MOST_ROWS
     title = (
         f"{test_set}, AP of each of {len(rows)} classes"
         if is_long

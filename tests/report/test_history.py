@@ -26,7 +26,7 @@ def test_what_a_sink_wrote_is_read_back(tmp_path: Path) -> None:
     assert (history.iteration, history.unread) == (40, 0)
     # a data set's name may have slashes; a number that is none stays one
     assert set(history.scores()) == {Score("a/b", "bbox", "AP"), Score("a/b", "loss", "loss")}
-    assert np.isnan(history.scores()[Score("a/b", "loss", "loss")].last)
+    assert np.isnan(history.scores()[Score("a/b", "loss", "loss")].values[-1])
 
 
 def test_a_torn_last_line_and_strange_ones_are_counted_and_passed_over(tmp_path: Path) -> None:
@@ -66,6 +66,6 @@ def test_a_long_series_keeps_its_peaks_in_few_points() -> None:
 def test_a_thinned_series_ends_where_it_ended() -> None:
     drawn = thinned(series([float(n) for n in range(1000)]), 100)
     assert len(drawn.values) == 100
-    assert (drawn.values[0], drawn.last) == (0.0, 999.0)
+    assert (drawn.values[0], drawn.values[-1]) == (0.0, 999.0)
     short = series([1.0, 2.0])
     assert thinned(short, 100) is short

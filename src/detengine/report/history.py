@@ -20,11 +20,6 @@ class Series:
     iterations: Floats
     values: Floats
 
-    @property
-    def last(self) -> float:
-        """The last value; NaN if there is none."""
-        return float(self.values[-1]) if len(self.values) else math.nan
-
     def last_mean(self, number: int) -> float:
         """The mean of the last values; NaN if none of them is finite."""
         return Series(self.iterations[-number:], self.values[-number:]).mean
@@ -42,6 +37,13 @@ class Score(NamedTuple):
     test_set: str
     task: str
     metric: str
+
+    @classmethod
+    def of(cls, name: str) -> "Score | None":
+        """The place that a metric's name tells; None for a name of another kind."""
+        head, _, rest = name.partition("/")
+        parts = rest.rsplit("/", 2)
+        return cls(*parts) if head == "val" and len(parts) == 3 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +77,8 @@ class History:
 
     def scores(self) -> dict[Score, Series]:
         """What was measured on test sets, losses included."""
-        found = {}
-        for name, series in self.series.items():
-            head, _, rest = name.partition("/")
-            parts = rest.rsplit("/", 2)
-            if head == "val" and len(parts) == 3:
-                found[Score(*parts)] = series
-        return found
+        places = ((Score.of(name), series) for name, series in self.series.items())
+        return {place: series for place, series in places if place is not None}
 
 
 def read_history(path: Path) -> History:
