@@ -16,7 +16,7 @@ from detengine.data.build import build_datasets, build_transforms
 from detengine.data.build_survey import Survey, survey
 from detengine.data.class_balance import count_classes
 from detengine.data.dataset import DetectionDataset, TrainingData
-from detengine.data.keypoints import COCO_PERSON_KEYPOINTS, COCO_PERSON_SKELETON
+from detengine.data.keypoints import skeleton_of
 from detengine.monitor.logs import collected_warnings
 from detengine.monitor.progress import track
 from detengine.output_folder import make_output_folder
@@ -37,7 +37,6 @@ from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.rle import RLE
 
 PAGE = "index.html"
-_PERSON = len(COCO_PERSON_KEYPOINTS)
 
 
 @dataclass(frozen=True)
@@ -247,13 +246,13 @@ def annotations_of(sample: Sample, dataset: DetectionDataset) -> Annotations:
 
 
 def _draw(image: Tensor, annotations: Annotations, names: Sequence[str]) -> Image.Image:
-    is_person = annotations.keypoints is not None and annotations.keypoints.shape[1] == _PERSON
+    keypoints = annotations.keypoints
     return draw_annotations(
         image,
         annotations,
         names,
         colours_of(annotations.labels, names),
-        skeleton=COCO_PERSON_SKELETON if is_person else (),
+        skeleton=() if keypoints is None else skeleton_of(keypoints.shape[1]),
     )
 
 

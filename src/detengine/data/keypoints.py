@@ -61,3 +61,8 @@ COCO_PERSON_SKELETON = (
     *((11, 13), (13, 15), (12, 14), (14, 16)),  # the legs
 )
 """Which keypoints a line connects: the `skeleton` of COCO's person category, counted from 0."""
+
+
+def skeleton_of(num_keypoints: int) -> tuple[tuple[int, int], ...]:
+    """Which of an object's keypoints a line connects: known of COCO's person, of others none."""
+    return COCO_PERSON_SKELETON if num_keypoints == len(COCO_PERSON_KEYPOINTS) else ()

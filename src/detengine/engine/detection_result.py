@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from detengine.data.images import read_image
-from detengine.data.keypoints import COCO_PERSON_KEYPOINTS, COCO_PERSON_SKELETON
+from detengine.data.keypoints import skeleton_of
 from detengine.evaluation.coco_results import coco_entries
 from detengine.report.draw import draw_prediction
 from detengine.structures.masks import RunLengthMasks
@@ -262,8 +262,7 @@ class DetectionResult:
         points = self.keypoints.clone()
         if self.keypoint_scores is not None:
             points[..., 2] *= self.keypoint_scores >= threshold
-        is_person = points.shape[1] == len(COCO_PERSON_KEYPOINTS)
-        return points, COCO_PERSON_SKELETON if is_person else ()
+        return points, skeleton_of(points.shape[1])
 
     def _raise_if_unknown(self, classes: Collection[str]) -> None:
         if isinstance(classes, str):
