@@ -66,7 +66,7 @@ def put_model(
         )
     unused = () if numbers.masks else "MODEL.ROI_MASK_HEAD."
     recipe.put("", {key: each for key, each in start.keys.items() if not key.startswith(unused)})
-    _put_input(recipe, plan, numbers, sizes)
+    _put_input(recipe, numbers, sizes)
     return sizes
 
 
@@ -122,7 +122,7 @@ def _put_keypoints(recipe: Recipe, numbers: Survey, *, has_small_head: bool) -> 
         )
 
 
-def _put_input(recipe: Recipe, plan: Plan, numbers: Survey, sizes: Sizes) -> None:
+def _put_input(recipe: Recipe, numbers: Survey, sizes: Sizes) -> None:
     why = (
         f"The files are {numbers.short_side} x {numbers.long_side}, the median object is "
         f"{numbers.median:.0f} pixels wide and high there, and {sizes.median:.0f} in an image of "

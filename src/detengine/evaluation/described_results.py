@@ -10,7 +10,6 @@ classes. A frame of a video has its `frame` and `seconds` too.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
 import orjson
@@ -40,22 +39,13 @@ class DescribedResultsWriter:
     def __enter__(self) -> "DescribedResultsWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._file as file:
             file.write(_BEGINNING if self._separator == _BEGINNING else b"")
             file.write(b'\n],\n"images": [\n' + _BETWEEN.join(self._images))
             categories = [{"id": id_, "name": name} for id_, name in self._categories.items()]
             file.write(b'\n],\n"categories": ' + orjson.dumps(categories) + b"}\n")
         self._aside.replace(self._path)
-
-    @property
-    def num_images(self) -> int:
-        return len(self._images)
 
     def next_image_id(self) -> int:
         """1 for the first."""
