@@ -21,7 +21,7 @@ from detengine.monitor.logs import collected_warnings
 from detengine.monitor.progress import track
 from detengine.output_folder import make_output_folder
 from detengine.report.annotations import Annotations, draw_annotations
-from detengine.report.draw import colour_in_css, colours_of
+from detengine.report.colours import colour_in_css, colours_of
 from detengine.report.samples_page import (
     EmbeddedPicture,
     LegendEntry,

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from detengine.report.draw import Colour, Masks, draw_prediction, write_tag
+from detengine.report.captions import write_tag
+from detengine.report.colours import GREY
+from detengine.report.draw import Masks, draw_prediction
 from detengine.report.mask_columns import dense_mask
 
-_GREY: Colour = (110, 115, 125)
 _FILL, _STRIPE = 90, 220
 """The opacity of what is set aside, between its stripes and on them."""
 _LONGEST_NAME = 24
@@ -108,7 +109,7 @@ def _with_hatching(picture: Image.Image, annotations: Annotations, scale: float)
         width = max(4, max(picture.size) // _STRIPES)
         on_stripe = (rows + columns) // (width // 2) % 2 == 0
         opacity = np.where(region, np.where(on_stripe, _STRIPE, _FILL), 0).astype(np.uint8)
-        picture.paste(_GREY, (0, 0), Image.fromarray(opacity))
+        picture.paste(GREY, (0, 0), Image.fromarray(opacity))
     return picture
 
 
@@ -132,4 +133,4 @@ def _write_why(
     for n, why in enumerate(annotations.set_aside):
         if why:
             text = f"{class_names[int(annotations.labels[n]) - 1]} ({why})"
-            write_tag(picture, text, (annotations.boxes_xyxy[n] * scale).tolist(), _GREY)
+            write_tag(picture, text, (annotations.boxes_xyxy[n] * scale).tolist(), GREY)

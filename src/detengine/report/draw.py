@@ -5,34 +5,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from detengine.report.captions import side_by_side, write_on_mask, write_tag
+from detengine.report.colours import PALETTE, Colour, colours_of
 from detengine.report.mask_columns import MaskColumns, columns_of
 from detengine.report.skeleton import draw_skeleton
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
 from detengine.structures.rle import RLE
 
-Colour = tuple[int, int, int]
 Masks = Tensor | Sequence[RLE]
 
-_PALETTE: tuple[Colour, ...] = (
-    (255, 90, 95),  # coral
-    (0, 194, 168),  # teal
-    (255, 180, 0),  # amber
-    (80, 140, 255),  # blue
-    (190, 100, 255),  # violet
-    (123, 210, 52),  # lime
-    (255, 122, 198),  # pink
-    (0, 184, 240),  # sky
-    (255, 130, 50),  # orange
-    (40, 200, 110),  # green
-    (242, 220, 60),  # yellow
-    (140, 123, 255),  # periwinkle
-)
-_DARK, _GREY, _WHITE = (24, 26, 30), (110, 115, 125), (255, 255, 255)
 _SHORT_SIDE, _LONG_SIDE = 480, 1600
 _OVERSAMPLING = 2
 """Masks and boxes are drawn this much larger and reduced, which smooths their edges."""
@@ -71,7 +57,7 @@ def draw_prediction(
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     picture = picture.resize(size, Image.Resampling.BICUBIC).convert("RGBA")
     numbers = colours_of(labels, class_names) if colours is None else colours
-    shades = [_PALETTE[number % len(_PALETTE)] for number in numbers]
+    shades = [PALETTE[number % len(PALETTE)] for number in numbers]
     # Small objects lie on top of large ones.
     sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
     order = sides.prod(dim=1).argsort(descending=True).tolist()
@@ -91,7 +77,7 @@ def draw_prediction(
         if texts[n] and masks is None:
             write_tag(picture, texts[n], boxes[n], shades[n])
         elif texts[n]:
-            _write_on_mask(picture, texts[n], boxes[n])
+            write_on_mask(picture, texts[n], boxes[n])
     return picture.convert("RGB")
 
 
@@ -114,7 +100,7 @@ def truth_beside_prediction(
         image, ground_truth, index, prediction, class_names, score_threshold=score_threshold
     )
     counted = [f"{n} object{'s' * (n != 1)}" for n in (both.num_objects, both.num_found)]
-    return _side_by_side(
+    return side_by_side(
         [
             (both.truth, "truth", counted[0]),
             (both.prediction, "prediction", f"{counted[1]} from score {score_threshold:g}"),
@@ -186,17 +172,6 @@ def _objects(
     return boxes, torch.tensor([labels[n] for n in shown], dtype=torch.int64), rles
 
 
-def colours_of(labels: Tensor, class_names: Sequence[str]) -> list[int]:
-    """The palette's numbers: one for each class, or, of one class only, one for each object."""
-    return list(range(len(labels))) if len(class_names) == 1 else (labels - 1).tolist()
-
-
-def colour_in_css(number: int) -> str:
-    """A colour of the palette for a page, such as #ff5a5f."""
-    red, green, blue = _PALETTE[number % len(_PALETTE)]
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
 def _colours_of_nearest(found: Tensor, boxes_xyxy: Tensor, colours: list[int]) -> list[int]:
     """For each box found the colour of the object that it overlaps most; a new one for none."""
     if not len(boxes_xyxy):
@@ -264,53 +239,3 @@ def _stamp(layer: Image.Image, stamp: Image.Image, x: int, y: int) -> None:
 
 def _line_width(layer: Image.Image) -> float:
     return max(1.5, max(layer.size) / _OVERSAMPLING / 400)
-
-
-def _text_size(picture: Image.Image) -> float:
-    return max(12, max(picture.size) / 50)
-
-
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def write_tag(picture: Image.Image, text: str, box: list[float], colour: Colour) -> None:
-    """A tag in the object's colour that stands on the upper left corner of its box."""
-    pen, font = ImageDraw.Draw(picture), _font(_text_size(picture))
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    width, height = right - left + 8, bottom - top + 6
-    x = min(max(0, box[0]), picture.width - width)
-    y = min(max(0, box[1] - height), picture.height - height)
-    pen.rounded_rectangle((x, y, x + width, y + height), 3, fill=colour)
-    red, green, blue = colour
-    is_bright = 0.3 * red + 0.59 * green + 0.11 * blue > 140
-    pen.text((x + 4 - left, y + 3 - top), text, font=font, fill=_DARK if is_bright else _WHITE)
-
-
-def _write_on_mask(picture: Image.Image, text: str, box: list[float]) -> None:
-    """Haloed text in the middle of a mask, or above one that it would hide."""
-    pen, font = ImageDraw.Draw(picture), _font(_text_size(picture))
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    width, height = right - left, bottom - top
-    x, y = (box[0] + box[2] - width) / 2, (box[1] + box[3] - height) / 2
-    if width > 0.8 * (box[2] - box[0]) or height > 0.6 * (box[3] - box[1]):
-        y = box[1] - height - 4
-    x = min(max(3, x), picture.width - width - 3)
-    y = min(max(3, y), picture.height - height - 3)
-    pen.text((x - left, y - top), text, font=font, fill=_WHITE, stroke_width=1, stroke_fill=_DARK)
-
-
-def _side_by_side(panels: list[tuple[Image.Image, str, str]]) -> Image.Image:
-    """Panels of one size, each with a caption above and a remark beside it, on white."""
-    width, height = panels[0][0].size
-    gap = max(16, width // 30)
-    font, small = _font(max(18, width / 26)), _font(max(14, width / 36))
-    header = round(2.6 * max(18, width / 26))
-    sheet = Image.new("RGB", (gap + (width + gap) * len(panels), header + height + gap), _WHITE)
-    pen = ImageDraw.Draw(sheet)
-    for n, (panel, caption, remark) in enumerate(panels):
-        x = gap + n * (width + gap)
-        sheet.paste(panel, (x, header))
-        pen.text((x, header / 2), caption, font=font, fill=_DARK, anchor="lm")
-        pen.text((x + width, header / 2), remark, font=small, fill=_GREY, anchor="rm")
-    return sheet
