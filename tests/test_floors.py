@@ -34,6 +34,7 @@ FLOORS = {
         "doctor_anchors",
         "doctor_data",
         "dry_run",
+        "dry_run_result",
         "room",
         "showing",
         "cli",

@@ -14,7 +14,8 @@ from detengine.distributed.launch import resolve_device
 from detengine.distributed.report import launched_rank
 from detengine.doctor_anchors import AnchorReport, examine_anchors
 from detengine.doctor_data import DataReport, examine_data
-from detengine.dry_run import DryRun, DryRunner
+from detengine.dry_run import DryRunner
+from detengine.dry_run_result import DryRun
 from detengine.engine.determinism import deterministic
 from detengine.expectations import raise_if_not_measured
 from detengine.monitor.logs import collected_warnings

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from detengine.data.dataset import DetectionDataset, TrainingData
 from detengine.data.largest_batch import dearest_batches
 from detengine.data.transforms import scales_of
 from detengine.data.workers import stop_workers
+from detengine.dry_run_result import DryRun, DryStep
 from detengine.engine.inference import compute_on_dataset
 from detengine.engine.model_mode import model_mode
 from detengine.engine.out_of_memory import is_out_of_memory
@@ -40,45 +40,6 @@ _LOADER_SECONDS, _MOST_BATCHES = 5.0, 50
 """How long the loader is watched."""
 _TIGHT = 0.9
 """The share of the GPU's memory from which on there is little room."""
-
-
-@dataclass(frozen=True)
-class DryStep:
-    """One step, in training or in evaluation.
-
-    padded: (height, width) of its batch. objects: None in evaluation. memory_mb: the peak in MiB;
-    on a GPU that of the step, on a CPU that of the process up to it.
-    """
-
-    what: str
-    images: int
-    padded: tuple[int, int]
-    objects: int | None
-    seconds: float
-    memory_mb: float
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What was measured; None for what could not be.
-
-    loader_images_per_second: of the loader alone, with its processes. checkpoint_bytes: of one.
-    batch_bytes: of the images of the largest batch that a process gets.
-    """
-
-    device: str
-    steps: tuple[DryStep, ...]
-    loader_images_per_second: float | None
-    checkpoint_bytes: int | None
-    batch_bytes: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def step_seconds(self) -> float | None:
-        """The shortest of the ordinary steps but the first, which warms up."""
-        seconds = [each.seconds for each in self.steps if each.what.startswith("step")][1:]
-        return min(seconds, default=None)
 
 
 class DryRunner:

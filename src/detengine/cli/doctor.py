@@ -12,7 +12,7 @@ from detengine.cli.data_source import open_source
 from detengine.doctor import Diagnosis, diagnosis_of_error, examine, with_refusal
 from detengine.doctor_anchors import AnchorReport
 from detengine.doctor_data import DataReport
-from detengine.dry_run import DryRun
+from detengine.dry_run_result import DryRun
 from detengine.output_folder import make_output_folder
 from detengine.room import in_mib
 from detengine.structures.finding import SEVERITIES, Finding, counted
