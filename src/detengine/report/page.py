@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from detengine import __version__
 from detengine.evaluation.comparison import Comparison, Difference
 from detengine.report.charts import difference_bounds
 from detengine.report.numbers import count, duration, number, percent
-from detengine.report.rendering import TEMPLATES, render
+from detengine.report.rendering import read_own, render
 from detengine.report.study import Study, view_of
 from detengine.report.svg import Chart
 
@@ -180,13 +178,13 @@ def whisker(difference: Difference, among: Sequence[Difference | None]) -> Mappi
 
 
 def _render(template: str, **values: Any) -> str:
-    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
+    script = read_own("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render(
         template,
         _FILTERS,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        script=Markup(script),
+        style=read_own("style.css"),
+        script=script,
         script_digest=digest,
         generator=f"{GENERATOR} {__version__}",
         **values,

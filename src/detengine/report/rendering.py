@@ -10,24 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
-TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(
     template: str, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any
 ) -> str:
-    """The HTML of a template, in which every value is escaped that is no Markup."""
+    """The HTML of a template, in which every value is escaped that is no Markup.
+
+    ground.css, what all pages look like, is there as `ground`.
+    """
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= filters or {}
-    return environment.get_template(template).render(**values)
+    return environment.get_template(template).render(ground=read_own("ground.css"), **values)
+
+
+def read_own(name: str) -> Markup:
+    """A file beside the templates, which goes into a page as it is."""
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def data_address(picture: Image.Image, quality: int) -> str:
