@@ -28,7 +28,7 @@ from detengine.modeling.export_onnx import (
     raise_if_packages_missing,
     write_onnx,
 )
-from detengine.output_folder import CONFIG
+from detengine.output_folder import CONFIG, raise_if_not_writable
 from detengine.structures.batch import Sample
 
 PICTURES = 3
@@ -69,6 +69,8 @@ def export_onnx(
     target = Path(target)
     raise_if_packages_missing()
     raise_if_opset_unknown(opset)
+    if target.suffix != ".onnx":
+        raise ValueError(f"{target} is to be an ONNX file; give it a name that ends with .onnx")
     raise_if_not_writable(target, overwrite=overwrite)
     loaded = _load(run_or_weights, config, overrides, best=best)
     exportable = make_exportable(loaded.model)
@@ -89,18 +91,6 @@ def export_onnx(
         with suppress(OSError):
             aside.unlink()
     return Exported(target, opset, agreement)
-
-
-def raise_if_not_writable(target: Path, *, overwrite: bool) -> None:
-    """Raise ValueError or OSError unless target is the name of a file that may be written."""
-    if target.suffix != ".onnx":
-        raise ValueError(f"{target} is to be an ONNX file; give it a name that ends with .onnx")
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder; give the name of a file to write")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} is there already; give another name, or --overwrite")
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {target.absolute().parent}; create it")
 
 
 def _load(

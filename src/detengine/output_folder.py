@@ -116,6 +116,16 @@ def make_output_folder(path: str | Path) -> Path:
     return folder
 
 
+def raise_if_not_writable(target: Path, *, overwrite: bool) -> None:
+    """Raise OSError, with the cure, unless this is the name of a file that may be written."""
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; give the name of a file to write")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} is there already; give another name, or --overwrite")
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {target.absolute().parent}; create it")
+
+
 def free_folder(name: str) -> Path:
     """`name`, or `name-2`, `name-3`, ... if it is there already."""
     folder, number = Path(name), 1

@@ -18,6 +18,7 @@ from detengine.config.load import load_config, parse_config, replace, to_yaml
 from detengine.config.schema import Config
 from detengine.data.build import number_of_classes
 from detengine.modeling.build import build_detection_model
+from detengine.output_folder import raise_if_not_writable
 
 
 def convert_weights(
@@ -37,6 +38,7 @@ def convert_weights(
     Raises ValueError or OSError for what is amiss with either file or with the configuration, and
     where the weights are not the model's.
     """
+    raise_if_no_format(target)
     raise_if_not_writable(target, overwrite=overwrite)
     published = find_source(source)
     file = find_weights(source)
@@ -74,17 +76,6 @@ def convert_weights(
             "The model wants RGB images in 0..1 (INPUT.TO_BGR255 False), but programs that read "
             "such files take BGR in 0..255 for granted: set it there."
         )
-
-
-def raise_if_not_writable(target: Path, *, overwrite: bool) -> None:
-    """Raise ValueError or OSError unless the file has a known suffix and may be written."""
-    raise_if_no_format(target)
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder; give the name of a file to write")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} is there already; give another name, or --overwrite")
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {target.absolute().parent}; create it")
 
 
 def raise_if_same_file(source: Path, target: Path) -> None:
