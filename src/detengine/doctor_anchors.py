@@ -83,7 +83,7 @@ def _boxes_of(truth: GroundTruth) -> tuple[Tensor, Tensor]:
     boxes = torch.cat([corner, corner + truth.boxes_xywh[:, 2:]], dim=1)
     boxes = torch.minimum(boxes.clamp(min=0), sizes.flip(1).repeat(1, 2).double())
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    kept = has_area & ~truth.is_crowd & ~truth.is_difficult
+    kept = has_area & truth.counting
     return boxes[kept], sizes[kept]
 
 

@@ -121,7 +121,7 @@ def _smallest_class(
 def _objects_of(truth: GroundTruth) -> Tensor:
     """int64[n], the annotations that a model is trained on."""
     has_area = (truth.boxes_xywh[:, 2:] > 0).all(dim=1)
-    return (has_area & ~truth.is_crowd & ~truth.is_difficult).nonzero()[:, 0]
+    return (has_area & truth.counting).nonzero()[:, 0]
 
 
 def _quantiles(values: Tensor, fractions: tuple[float, ...]) -> list[float]:

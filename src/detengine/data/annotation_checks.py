@@ -51,13 +51,8 @@ class _Check(NamedTuple):
     severity: Severity = "warning"
 
 
-def _counting(truth: GroundTruth) -> Tensor:
-    """bool[N]: neither crowd nor difficult."""
-    return ~truth.is_crowd & ~truth.is_difficult
-
-
 def _check_boxes(truth: GroundTruth) -> list[_Check]:
-    counts = _counting(truth)
+    counts = truth.counting
     return [
         _Check(
             (truth.boxes_xywh[:, 2:] <= 0).any(dim=1) & counts,
@@ -80,7 +75,7 @@ def _check_boxes(truth: GroundTruth) -> list[_Check]:
 def _check_masks(truth: GroundTruth) -> list[_Check]:
     if truth.masks is None:
         return []
-    empty = (truth.masks.offsets.diff() == 0) & _counting(truth)
+    empty = (truth.masks.offsets.diff() == 0) & truth.counting
     what = "without a mask, which {are} not trained on (MODEL.MASK_ON)"
     return [_Check(empty, what, "Add the {masks}, or set MODEL.MASK_ON to False.")]
 
@@ -88,7 +83,7 @@ def _check_masks(truth: GroundTruth) -> list[_Check]:
 def _check_keypoints(truth: GroundTruth) -> list[_Check]:
     if truth.num_keypoints is None:
         return []
-    bare = (truth.num_keypoints == 0) & _counting(truth)
+    bare = (truth.num_keypoints == 0) & truth.counting
     what = "without a labelled keypoint (MODEL.KEYPOINT_ON): only {their} {boxes} {are} trained on"
     return [_Check(bare, what, "", "note")]
 

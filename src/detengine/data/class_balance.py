@@ -26,10 +26,9 @@ class ClassCount:
 
 def count_classes(truth: GroundTruth) -> dict[str, ClassCount]:
     """By the class' name, in the data set's order."""
-    counts = ~truth.is_crowd & ~truth.is_difficult
-    ids = truth.category_ids[counts]
+    ids = truth.category_ids[truth.counting]
     occurring, which = torch.unique(ids, return_inverse=True)
-    pairs = torch.unique(which * len(truth) + image_of_annotation(truth)[counts])
+    pairs = torch.unique(which * len(truth) + image_of_annotation(truth)[truth.counting])
     objects, images = Counter(ids.tolist()), Counter(occurring[pairs // len(truth)].tolist())
     return {
         name: ClassCount(objects[category_id], images[category_id])

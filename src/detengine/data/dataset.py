@@ -74,7 +74,7 @@ class DetectionDataset(Dataset[Sample]):
             self._boxes[rows] = clipped.float()
         keypoints = ground_truth.keypoints
         self._keypoints = torch.empty(0, 0, 3) if keypoints is None else keypoints.float()
-        self._asked_for = (self._labels > 0) & ~ground_truth.is_crowd & ~ground_truth.is_difficult
+        self._asked_for = (self._labels > 0) & ground_truth.counting
         self._trained_on = self._asked_for & self._has_area() & self._has_mask()
 
     def __len__(self) -> int:

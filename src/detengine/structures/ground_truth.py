@@ -195,6 +195,11 @@ class GroundTruth:
     def file_name(self, index: int) -> str:
         return self.file_names[index].decode()
 
+    @property
+    def counting(self) -> Tensor:
+        """bool[N]: hits when they are found, and misses otherwise; no crowds, no difficult ones."""
+        return ~self.is_crowd & ~self.is_difficult
+
     def annotations_of(self, index: int) -> slice:
         """Where the annotations of the index-th image stand in the columns."""
         start, stop = self.offsets[index : index + 2].tolist()
