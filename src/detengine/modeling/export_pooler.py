@@ -12,8 +12,8 @@ from detengine.modeling.rpn import rank_in_level
 class ExportPooler(nn.Module):
     """What a Pooler gives, in operators that ONNX has: each level pools its own regions.
 
-    Which are put back into their order by a place that is counted: behind all regions of finer
-    levels, and those of the same level that stand before.
+    They are put back into their order by counting: a region stands behind all regions of finer
+    levels, and behind those of its own level that come before it.
     """
 
     def __init__(self, pooler: Pooler) -> None:
