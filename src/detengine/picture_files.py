@@ -78,6 +78,11 @@ def _files_of(given: str, beside: str) -> tuple[list[str], int]:
 
 
 def _in_folder(folder: Path, beside: str) -> tuple[list[str], int]:
+    if os.path.abspath(folder) == beside:  # noqa: PTH100
+        raise ValueError(
+            f"the folder {folder} is the one that is written to, where pictures could be replaced "
+            "by their drawings. Name another folder by --output-dir."
+        )
     files = list(_visible_files(folder, beside))
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found = [path for path in files if os.path.splitext(path)[1].lower() in known]  # noqa: PTH122

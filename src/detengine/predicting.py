@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from detengine.data.images import read_image
+from detengine.data.images import count_frames, read_image
 from detengine.data.video import Frame, VideoReader
 from detengine.engine.detection_result import DetectionResult
 from detengine.engine.predictor import Predictor
@@ -58,7 +58,10 @@ class Tally:
 
 
 def raise_if_not_empty(path: Path) -> None:
-    """Raise FileExistsError if the folder that is to be written to holds anything already."""
+    """Raise FileExistsError if the folder that is to be written to holds anything already, or is a
+    file."""
+    if path.is_file():
+        raise FileExistsError(f"{path} is a file; expected a folder by --output-dir. Name another.")
     if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(
             f"{path} holds files already. Name another folder by --output-dir, or add --overwrite "
@@ -98,9 +101,10 @@ def raise_if_incomplete(tally: Tally, folder: Path) -> None:
     listed = "\n".join(f"  {each}" for each in tally.problems[:_LISTED])
     more = len(tally.problems) - _LISTED
     listed += f"\n  and {more} more" * (more > 0)
+    has_others = tally.pictures + tally.frames > 0
+    done = f"\nAll others are done, and in {folder}." if has_others else ""
     raise ValueError(
-        f"{len(tally.problems)} of the files could not be read, or not to the end:\n{listed}\n"
-        f"All others are done, and in {folder}."
+        f"{len(tally.problems)} of the files could not be read, or not to the end:\n{listed}{done}"
     )
 
 
@@ -122,10 +126,12 @@ class _Job:
         def read() -> Generator[Tensor]:
             for file in track(files, "predicting"):
                 try:
-                    image = read_image(file.path)
+                    image, number = read_image(file.path), count_frames(file.path)
                 except (OSError, ValueError) as error:
                     self._note(str(error))
                 else:
+                    if number > 1:
+                        logger.warning("%s: of its %d pictures the first is taken", file.name, number)
                     waiting.append(file)
                     yield image
 

@@ -104,6 +104,29 @@ def test_tiles_and_batches_are_taken_from_the_command_line(
 # What is amiss
 
 
+def test_a_name_that_is_no_text_is_escaped_in_the_json(
+    detengine: Command, finished_run: Path, pictures: Path
+) -> None:
+    try:
+        shutil.copy("a/0.jpg", b"b/\xff.jpg")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert detengine("predict", finished_run, "b", *ALL)[0] == 0
+    assert [each["file_name"] for each in read()["images"]] == ["0.jpg", "\\udcff.jpg"]
+    assert b"\xff.jpg" in os.listdir(b"predictions")
+
+
+def test_of_several_pictures_in_a_file_the_first_is_taken_and_that_is_said(
+    detengine: Command, finished_run: Path, pictures: Path
+) -> None:
+    with Image.open("a/0.jpg") as first, Image.open("a/1.jpg") as second:
+        first.save("b/two.tif", save_all=True, append_images=[second])
+    code, out, _ = detengine("predict", finished_run, "b", *ALL)
+    assert code == 0
+    assert "two.tif: of its 2 pictures the first is taken" in out
+    assert len(read()["images"]) == 2
+
+
 def test_an_unreadable_file_among_others_is_named_at_the_end(
     detengine: Command, finished_run: Path, pictures: Path
 ) -> None:
@@ -137,6 +160,8 @@ def test_a_folder_with_files_is_not_written_into(
         (("RUN", "empty"), "the folder empty holds no picture and no video"),
         (("nowhere", "a"), "there is nothing at nowhere. Expected a run's output folder"),
         (("RUN", "a", "--best"), "kept no model_best.pth"),
+        (("RUN", "a", "--output-dir", "a/0.jpg"), "a/0.jpg is a file; expected a folder"),
+        (("RUN", "a", "--output-dir", "a", "--overwrite"), "a is the one that is written to"),
         (("RUN", "a", "--tile", "64", "--tile-overlap", "1"), "tile_overlap is 1.0; expected"),
     ],
 )
@@ -149,6 +174,16 @@ def test_what_cannot_be_done_is_one_paragraph(
     assert code == 1
     assert said in err
     assert not (pictures / "predictions").exists()
+
+
+def test_where_no_file_can_be_read_none_is_said_to_be_done(
+    detengine: Command, finished_run: Path, pictures: Path
+) -> None:
+    (pictures / "a/0.jpg").write_text("text")
+    code, _, err = detengine("predict", finished_run, "a/0.jpg", *ALL)
+    assert code == 1
+    assert "Copy the file again from its source, or leave it out." in err
+    assert "All others" not in err
 
 
 def test_ctrl_c_leaves_what_was_done_until_then(

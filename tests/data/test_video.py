@@ -80,6 +80,22 @@ def test_of_a_video_that_was_cut_short_what_is_there_comes_and_the_rest_is_said(
     assert "it says that it has 20: it is cut short" in reader.problem
 
 
+def test_a_video_that_names_no_number_of_frames_is_measured_by_its_duration(
+    write_video: WriteVideo,
+) -> None:
+    whole = write_video("whole.mkv", 20)
+    content = whole.read_bytes()
+    cut = whole.with_name("cut.mkv")
+    cut.write_bytes(content[: len(content) * 55 // 100])
+    with VideoReader(whole) as reader:
+        assert len(list(reader)) == 20
+    assert reader.problem is None
+    with VideoReader(cut) as reader:
+        assert 0 < len(list(reader)) < 15
+    assert reader.problem is not None
+    assert "s before it says: it is cut short" in reader.problem
+
+
 def test_what_is_no_video_is_refused(write_video: WriteVideo, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match=r"text\.mp4 cannot be read as a video.*\(8 bytes\)"):

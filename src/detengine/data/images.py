@@ -71,6 +71,20 @@ def read_size(path: Path) -> tuple[int, int]:
     return (width, height) if orientation in _ORIENTATIONS_ON_THEIR_SIDE else (height, width)
 
 
+def count_frames(path: Path) -> int:
+    """How many pictures a file holds, of which `read_image` gives the first. Errors as there.
+
+    A photograph's previews (MPO) are none.
+    """
+    try:
+        with Image.open(path) as image:
+            return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    except FileNotFoundError:
+        raise
+    except (Image.DecompressionBombError, *_BROKEN_FILE) as error:
+        raise ValueError(_unreadable(path, error)) from error
+
+
 def read_labels(path: Path) -> NDArray[Any]:
     """A picture's numbers as they are stored: labels as [H, W]. Errors as `read_image`."""
     try:
@@ -93,7 +107,7 @@ def _unreadable(path: Path, error: Exception) -> str:
         reason = f"{error} ({size} bytes)"
     return (
         f"{path} cannot be read as an image: {reason}. "
-        "Copy the file again from its source, or take it out of the annotations."
+        "Copy the file again from its source, or leave it out."
     )
 
 

@@ -71,6 +71,7 @@ class VideoReader:
         self.rate: Fraction = self._stream.average_rate or Fraction(25)
         self.announced: int | None = self._stream.frames or None
         self.problem: str | None = None
+        self._end = 0.0
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -80,7 +81,7 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         number, packets_read, damaged = 0, 0, 0
-        packets = self._container.demux(self._stream)
+        packets = self._packets()
         while True:
             try:
                 packet = next(packets, None)
@@ -101,11 +102,27 @@ class VideoReader:
                 number += 1
         self.problem = self._what_is_missing(number, packets_read, damaged)
 
+    def _packets(self) -> Iterator[Any]:
+        """The video's packets. The sound's are read past, as it may be what lasts longest."""
+        for packet in self._container.demux():
+            if packet.pts is not None:
+                end = packet.pts + (packet.duration or 0)
+                self._end = max(self._end, float(end * packet.time_base))
+            if packet.stream.index == self._stream.index:
+                yield packet
+
+    def _seconds_missing(self) -> float:
+        """How much earlier the file ends than it says. What it says begins with its first time."""
+        start, duration = self._container.start_time or 0, self._container.duration
+        return 0.0 if duration is None else (start + duration) / 1e6 - self._end
+
     def _what_is_missing(self, decoded: int, packets_read: int, damaged: int) -> str | None:
         missing = [f"{damaged} of its parts are damaged"] * (damaged > 0)
         # by what is in the file: of that, frames before the first one to be shown are not decoded
         if self.announced is not None and packets_read < self.announced:
             missing.append(f"it says that it has {self.announced}: it is cut short")
+        elif self.announced is None and self._seconds_missing() > _MOST_SECONDS_MISSING:
+            missing.append(f"it ends {self._seconds_missing():.1f} s before it says: it is cut short")
         if not decoded and not missing:
             missing = ["it is empty"]
         if not missing:
@@ -113,6 +130,8 @@ class VideoReader:
         return f"{decoded} frames of {self.path} could be decoded; {' and '.join(missing)}"
 
 
+_MOST_SECONDS_MISSING = 1.0
+"""Files that name no number of frames name a duration, which some programs round."""
 _MOST_DAMAGED = 1000
 """Packets, after which the rest of a file is given up."""
 

@@ -61,14 +61,16 @@ class DescribedResultsWriter:
     ) -> None:
         """The next image, of this (height, width), with its entries, whose image_id is the next.
 
-        names: each entry's class. more: what is to stand beside the image's name.
+        names: each entry's class. more: what is to stand beside the image's name, of which bytes
+        that are no UTF-8 become escapes.
         """
         for entry, name in zip(entries, names, strict=True):
             self._file.write(self._separator + orjson.dumps(entry))
             self._separator = _BETWEEN
             self._categories.setdefault(entry["category_id"], name)
         height, width = size
-        image = {"id": self.next_image_id(), "file_name": file_name}
+        text = file_name.encode(errors="backslashreplace").decode()
+        image = {"id": self.next_image_id(), "file_name": text}
         self._images.append(orjson.dumps({**image, "width": width, "height": height, **more}))
 
 
