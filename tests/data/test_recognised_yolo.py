@@ -148,3 +148,10 @@ def test_yolo_without_names_of_classes_is_refused(tmp_path: Path) -> None:
     yolo(tmp_path, "images", "labels")
     with pytest.raises(ValueError, match=r"no names of their classes\. Put a classes\.txt there"):
         recognise(tmp_path)
+
+
+def test_yolo_with_a_list_of_no_classes_is_refused(tmp_path: Path) -> None:
+    yolo(tmp_path, "images", "labels")
+    text(tmp_path / "classes.txt", "\n")
+    with pytest.raises(ValueError, match=r"classes\.txt names no class\. Write the classes' names"):
+        recognise(tmp_path)

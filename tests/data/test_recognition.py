@@ -107,6 +107,29 @@ def test_a_coco_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
         recognise(tmp_path)
 
 
+def test_a_train_json_that_was_cut_off_before_its_categories_is_not_left_out(
+    tmp_path: Path,
+) -> None:
+    for split in ("train", "val"):
+        picture(tmp_path / f"{split}.png")
+        coco(tmp_path / f"{split}.json", [f"{split}.png"])
+    content = (tmp_path / "train.json").read_text()
+    (tmp_path / "train.json").write_text(content[: content.index('"categories"')])
+    with pytest.raises(ValueError, match=r"train\.json is no complete JSON"):
+        recognise(tmp_path)
+
+
+def test_a_json_that_lacks_something_of_coco_is_passed_over_with_a_note(tmp_path: Path) -> None:
+    picture(tmp_path / "0.png")
+    coco(tmp_path / "train.json", ["0.png"])
+    text(tmp_path / "captions.json", '{"images": [], "annotations": []}')
+    text(tmp_path / "package.json", '{"name": "x"}')
+    assert recognise(tmp_path).notes[0] == (
+        "passed over: captions.json is no COCO file: it has no categories"
+    )
+    assert not any("package.json" in note for note in recognise(tmp_path).notes)
+
+
 # PASCAL VOC
 
 

@@ -61,3 +61,9 @@ def test_long_lists_are_cut_and_counted() -> None:
 def test_findings_are_sorted_by_severity_and_else_as_they_came() -> None:
     notes = [Finding("note", "a", ""), Finding("error", "b", ""), Finding("note", "c", "")]
     assert [each.where for each in worst_first(notes)] == ["b", "a", "c"]
+
+
+def test_what_ends_without_a_full_stop_gets_one_before_the_places() -> None:
+    problems = [Problem("one", "the id is 'a'"), Problem("two", "the id is 'b'")]
+    [found] = gathered(problems, "pets")
+    assert found.what.startswith("the id is 'a'. 2 are like this: one, two.")

@@ -166,6 +166,14 @@ def _read_whole(path: Path, data: bytes, stamp: Stamp) -> CocoFile:
     return CocoFile(path, content["images"], content["categories"], chunks, stamp)
 
 
+def raise_if_no_json(path: Path, data: bytes) -> None:
+    """Raise ValueError, naming the file, if its content is no JSON, or was cut off."""
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(_not_json(path, len(data), error)) from error
+
+
 def _is_utf8(data: bytes) -> bool:
     """A large file is not decoded in one piece."""
     if data.isascii():

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from detengine.data.coco_file import read_json
+from detengine.data.coco_file import raise_if_no_json, read_json
 from detengine.data.folder_listing import Listing, split_of
 from detengine.data.recognised_splits import (
     FoundData,
@@ -31,14 +31,14 @@ def find_coco(listing: Listing, passed_over: list[str]) -> FoundData | None:
 
     Raises ValueError for a damaged file, for several of one split, and where images are missing.
     """
+    notes: list[str] = []
     candidates = {
         each.path: each
         for path in listing.with_suffix(".json")
-        if (each := _candidate(listing, path, passed_over)) is not None
+        if (each := _candidate(listing, path, passed_over, notes)) is not None
     }
     if not candidates:
         return None
-    notes: list[str] = []
     chosen = {
         split: _only_one(listing, paths, list(candidates), notes)
         for split, paths in _splits(listing, list(candidates), notes).items()
@@ -50,14 +50,23 @@ def find_coco(listing: Listing, passed_over: list[str]) -> FoundData | None:
     return FoundData(splits, tuple(dict.fromkeys(names)), notes)
 
 
-def _candidate(listing: Listing, path: str, passed_over: list[str]) -> _Candidate | None:
+def _candidate(
+    listing: Listing, path: str, passed_over: list[str], notes: list[str]
+) -> _Candidate | None:
+    """The file, if it is COCO's. What is near to it, and is passed over, is in the notes, too."""
     data = listing.path(path).read_bytes()
     missing = [key for key in _KEYS if f'"{key}"'.encode() not in data]
+    reason = None
     if missing:
-        passed_over.append(f"{path} is no COCO file: it has no {' and no '.join(missing)}")
-        return None
-    if b'"segments_info"' in data:
-        passed_over.append(f"{path} has COCO's panoptic annotations, not those of objects")
+        reason = f"{path} is no COCO file: it has no {' and no '.join(missing)}"
+        if "images" not in missing:
+            raise_if_no_json(listing.path(path), data)  # cut off before its categories, say
+    elif b'"segments_info"' in data:
+        reason = f"{path} has COCO's panoptic annotations, not those of objects"
+    if reason is not None:
+        passed_over.append(reason)
+        if "images" not in missing:
+            notes.append(f"passed over: {reason}")
         return None
     file = read_json(listing.path(path), path)
     return _Candidate(

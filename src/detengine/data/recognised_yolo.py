@@ -81,6 +81,11 @@ def _class_names(listing: Listing) -> tuple[str, ...]:
         lines = listing.path(path).read_text(encoding="utf-8").splitlines()
         names = tuple(line.strip() for line in lines if line.strip())
         found.setdefault(names, path)
+    if () in found:
+        raise ValueError(
+            f"{listing.path(found[()])} names no class. Write the classes' names into it, each on a "
+            "line, that of class 0 first; or take it away, if another file names them."
+        )
     if len(found) == 1:
         return next(iter(found))
     if found:

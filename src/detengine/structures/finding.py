@@ -68,6 +68,7 @@ def gathered(
     for alike in kinds.values():
         what, cure = split_cure(alike[0].message)
         if len(alike) > 1:
+            what += "." * (what[-1:] not in ".?!")
             what += f" {len(alike)} are like this: {listed([each.place for each in alike])}."
         found.append(Finding(severity, where, what, cure))
     return found
