@@ -64,6 +64,14 @@ def test_an_annotation_file_that_was_cut_off(
     )
 
 
+def test_a_path_that_commands_the_terminal_is_shown_by_escapes(
+    detengine: Command, tmp_path: Path
+) -> None:
+    code, _, err = detengine("train", "-c", tmp_path / "a\x1b[31m.yaml")
+    assert code == 1
+    assert r"a\x1b[31m.yaml: cannot be read" in err
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_missing_image(config: Path, assert_refused: Callable[..., None], workers: int) -> None:
     path = config.parent / "images" / "train_4.jpg"

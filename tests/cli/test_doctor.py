@@ -68,6 +68,18 @@ def test_the_file_has_what_was_printed(
     assert content["dry_run"] is None
 
 
+def test_a_class_name_cannot_break_the_table_or_command_the_terminal(
+    detengine: Command, config: Path
+) -> None:
+    for split in ("train", "val"):
+        path = config.with_name(f"{split}.json")
+        path.write_text(path.read_text().replace('"disc"', '"di\\nsc\\u001b[31m"'))
+    finished = detengine("doctor", "-c", config, "--no-model")
+    assert "\x1b" not in finished.out + finished.err
+    lines = [line.split() for line in finished.out.splitlines()]
+    assert [r"di\nsc\x1b[31m", "4", "3"] in lines
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import typer
 
-from detengine.cli.app import EXIT_ERROR
+from detengine.cli.app import EXIT_ERROR, printable
 from detengine.cli.data_source import open_source
 from detengine.doctor import Diagnosis, diagnosis_of_error, examine, with_refusal
 from detengine.doctor_anchors import AnchorReport
@@ -56,7 +56,7 @@ def examine_run(
 
 def say(what: str) -> None:
     """What is being done, on the error stream: it is no result."""
-    typer.secho(what, err=True, dim=True)
+    typer.secho(printable(what), err=True, dim=True)
 
 
 def as_text(diagnosis: Diagnosis) -> list[str]:
@@ -76,6 +76,7 @@ def as_text(diagnosis: Diagnosis) -> list[str]:
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns under the first row's names; all but the first column to the right."""
+    rows = [[printable(cell, keep="") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -156,9 +157,9 @@ def _steps(done: DryRun) -> list[str]:
 
 def _finding(finding: Finding) -> list[str]:
     head = typer.style(finding.severity, fg=_COLOURS[finding.severity], bold=True)
-    lines = [f"{head}: {finding.where}"]
+    lines = [f"{head}: {printable(finding.where, keep='')}"]
     for text, mark in ((finding.what, "  "), (finding.cure, "  -> ")):
-        for number, line in enumerate(text.splitlines()):
+        for number, line in enumerate(printable(text).split("\n") if text else []):
             indent = mark if number == 0 else " " * len(mark)
             lines += textwrap.wrap(
                 line,

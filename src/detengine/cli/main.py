@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from detengine.cli.app import EXIT_ERROR, app
+from detengine.cli.app import EXIT_ERROR, app, printable
 from detengine.cli.data_commands import data
 from detengine.cli.export_command import exporting
 from detengine.cli.report_command import reporting
@@ -72,7 +72,7 @@ def refuse(error: Exception, message: str) -> NoReturn:
     if DEBUG in sys.argv[1:]:
         raise error
     if not is_said_by_another(error, message):
-        typer.secho(with_rank(error, message), err=True, fg=typer.colors.RED)
+        typer.secho(printable(with_rank(error, message)), err=True, fg=typer.colors.RED)
     tell_launcher(message)
     sys.exit(EXIT_ERROR)
 
