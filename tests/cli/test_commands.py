@@ -184,3 +184,17 @@ def test_in_a_pipe_there_are_plain_lines_only(tiny_config: Path, tmp_path: Path)
     assert b"\x1b" not in output
     assert b"\r" not in output
     assert finished.stderr == b""
+
+
+def test_a_full_disk_is_one_paragraph_with_the_cure(
+    detengine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no disk here that is always full")
+    with full.open("w") as file:
+        monkeypatch.setattr("sys.stdout", file)
+        code, _, err = detengine("config", "--schema")
+        monkeypatch.undo()
+    assert code == 1
+    assert "No space left on device. What was being written is not complete. Make room" in err

@@ -157,6 +157,20 @@ def test_a_video_whose_writing_was_broken_off_is_whole(tmp_path: Path) -> None:
         assert len(list(reader)) == 3
 
 
+def test_a_video_that_cannot_be_written_to_its_end_leaves_nothing(
+    tmp_path: Path, file_size_limit: Callable[[int], None]
+) -> None:
+    def write_beyond_the_limit() -> None:
+        with VideoWriter(tmp_path / "a.mp4", Fraction(5), Fraction(1, 5)) as writer:
+            file_size_limit(100)
+            for number in range(3):
+                writer.write(Image.effect_noise((320, 320), 50.0).convert("RGB"), number)
+
+    with pytest.raises(OSError, match="too large"):
+        write_beyond_the_limit()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_frames_there_is_no_file(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "a.mp4", Fraction(5), Fraction(1, 5)):
         pass

@@ -1,6 +1,7 @@
 """Results that say what they are about: written as they come, and scored by name."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ def test_what_was_written_until_an_interruption_is_whole(tmp_path: Path) -> None
         write_until_stopped()
     assert len(json.loads(path.read_text())["annotations"]) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_to_its_end_leaves_nothing(
+    tmp_path: Path, file_size_limit: Callable[[int], None]
+) -> None:
+    def write_beyond_the_limit() -> None:
+        with DescribedResultsWriter(tmp_path / "predictions.json", ["dog"]) as writer:
+            file_size_limit(20)
+            writer.add("a.jpg", (2, 3), [], [])
+
+    with pytest.raises(OSError, match="too large"):
+        write_beyond_the_limit()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_scored_by_the_names_of_images_and_classes(tmp_path: Path) -> None:

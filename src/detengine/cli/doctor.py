@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 import typer
 
+from detengine.checkpoint.files import write_text
 from detengine.cli.app import EXIT_ERROR, printable
 from detengine.cli.data_source import open_source
 from detengine.doctor import Diagnosis, diagnosis_of_error, examine, with_refusal
@@ -48,7 +49,8 @@ def examine_run(
     typer.echo("\n".join(as_text(diagnosis)))
     if output_dir is not None:
         path = make_output_folder(output_dir) / "doctor.json"
-        path.write_bytes(orjson.dumps(diagnosis.to_json(), option=orjson.OPT_INDENT_2) + b"\n")
+        text = orjson.dumps(diagnosis.to_json(), option=orjson.OPT_INDENT_2).decode()
+        write_text(path, f"{text}\n")
         typer.echo(f"\nwrote {path}")
     if not diagnosis.is_healthy(strict=strict):
         raise typer.Exit(EXIT_ERROR)

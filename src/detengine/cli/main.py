@@ -1,5 +1,6 @@
 """The program: its commands, and what becomes of an error. Nothing here imports torch."""
 
+import errno
 import os
 import sys
 from typing import NoReturn
@@ -38,6 +39,11 @@ MEMORY_CURE = (
     "(INPUT.MAX_SIZE_TRAIN, MAX_SIZE_TEST) or the model smaller."
 )
 
+FULL_DISK_CURE = (
+    ". What was being written is not complete. Make room, or write to another disk (--output-dir, "
+    "--output, OUTPUT_DIR)."
+)
+
 
 def main() -> None:
     """Run a command. A mistake of the user's is one paragraph; --debug shows where it was found."""
@@ -53,7 +59,7 @@ def main() -> None:
     except PeerFailedError as error:
         refuse(error, str(error))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        refuse(error, message_of(error))
+        refuse(error, message_of(error) + full_disk_cure(error))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             end_if_said(error)
@@ -62,6 +68,12 @@ def main() -> None:
     except Exception as error:
         end_if_said(error)
         raise
+
+
+def full_disk_cure(error: Exception) -> str:
+    """What is to be said behind a full disk's bare message, which names no place."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return FULL_DISK_CURE if is_full and "free" not in str(error) else ""
 
 
 def refuse(error: Exception, message: str) -> NoReturn:

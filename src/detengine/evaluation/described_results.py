@@ -23,9 +23,10 @@ _BEGINNING, _BETWEEN = b'{"annotations": [\n', b",\n"
 class DescribedResultsWriter:
     """Writes such a file as images come, aside, and in its place when the block ends.
 
-    However it ends: what was written until then is whole. class_names: of the labels 1..K, which
-    are the category ids, as far as they are known; those that come beside entries are added. Of an
-    image only its own line is kept in memory.
+    However it ends: what was written until then is whole; where that cannot be written, as on a
+    full disk, nothing is left. class_names: of the labels 1..K, which are the category ids, as far
+    as they are known; those that come beside entries are added. Of an image only its own line is
+    kept in memory.
     """
 
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
@@ -40,12 +41,19 @@ class DescribedResultsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        try:
+            self._finish()
+        except OSError:
+            self._aside.unlink(missing_ok=True)
+            raise
+        self._aside.replace(self._path)
+
+    def _finish(self) -> None:
         with self._file as file:
             file.write(_BEGINNING if self._separator == _BEGINNING else b"")
             file.write(b'\n],\n"images": [\n' + _BETWEEN.join(self._images))
             categories = [{"id": id_, "name": name} for id_, name in self._categories.items()]
             file.write(b'\n],\n"categories": ' + orjson.dumps(categories) + b"}\n")
-        self._aside.replace(self._path)
 
     def next_image_id(self) -> int:
         """1 for the first."""

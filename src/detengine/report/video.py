@@ -14,6 +14,7 @@ _CODECS = ("libx264", "libopenh264", "mpeg4")
 
 class VideoWriter:
     """Writes an mp4, frame by frame, aside, and in its place when the block ends, however it ends.
+    Where its end cannot be written, as on a full disk, nothing is left.
 
     rate: frames a second. time_base: the unit of the frames' times, in seconds. All frames have the
     first one's size, of which an odd last row or column is left out. No frame, no file.
@@ -34,8 +35,12 @@ class VideoWriter:
     def __exit__(self, *_: object) -> None:
         if self._container is None:
             return
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+        except OSError:
+            self._aside.unlink(missing_ok=True)
+            raise
         self._aside.replace(self._path)
 
     def write(self, picture: Image.Image, time: int) -> None:
