@@ -131,7 +131,7 @@ class _Job:
                     self._note(str(error))
                 else:
                     if number > 1:
-                        logger.warning("%s: of its %d pictures the first is taken", file.name, number)
+                        logger.warning("%s: of %d pictures the first is taken", file.name, number)
                     waiting.append(file)
                     yield image
 

@@ -83,8 +83,8 @@ def _class_names(listing: Listing) -> tuple[str, ...]:
         found.setdefault(names, path)
     if () in found:
         raise ValueError(
-            f"{listing.path(found[()])} names no class. Write the classes' names into it, each on a "
-            "line, that of class 0 first; or take it away, if another file names them."
+            f"{listing.path(found[()])} names no class. Write the classes' names into it, each on "
+            "a line of its own, that of class 0 first; or take it away, if another file names them."
         )
     if len(found) == 1:
         return next(iter(found))

@@ -122,7 +122,8 @@ class VideoReader:
         if self.announced is not None and packets_read < self.announced:
             missing.append(f"it says that it has {self.announced}: it is cut short")
         elif self.announced is None and self._seconds_missing() > _MOST_SECONDS_MISSING:
-            missing.append(f"it ends {self._seconds_missing():.1f} s before it says: it is cut short")
+            seconds = self._seconds_missing()
+            missing.append(f"it ends {seconds:.1f} s before it says: it is cut short")
         if not decoded and not missing:
             missing = ["it is empty"]
         if not missing:
