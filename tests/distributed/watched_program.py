@@ -70,5 +70,5 @@ def train() -> None:
     stop_distributed()
 
 
-main.app = train  # what the command line does with an error is part of the claim
+main.app = lambda _arguments: train()  # what the command line does with an error is part of the claim
 main.main()
