@@ -70,5 +70,6 @@ def train() -> None:
     stop_distributed()
 
 
-main.app = lambda _arguments: train()  # what the command line does with an error is part of the claim
+# What the command line does with an error is part of the claim.
+main.app = lambda _arguments: train()
 main.main()
