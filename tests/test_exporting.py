@@ -180,7 +180,7 @@ def test_a_file_of_other_weights_is_refused_with_numbers_and_none_is_left(
         ("out.onnx", {"opset": 11}, "opset 11 was asked for; expected 18 to"),
         ("out.onnx", {"overrides": ["TEST.BBOX_AUG.ENABLED", "True"]}, "BBOX_AUG.ENABLED False"),
         ("out.onnx", {"overrides": ["MODEL.BUILDER", "mine:build"]}, "MODEL.BUILDER mine:build"),
-        ("out.onnx", {"pictures": ["no.png"]}, "no.png"),
+        ("out.onnx", {"pictures": ["no.png"]}, "there is no picture no.png"),
     ],
 )
 def test_what_cannot_be_exported_is_said_at_once(
@@ -189,6 +189,14 @@ def test_what_cannot_be_exported_is_said_at_once(
     with pytest.raises((ValueError, OSError), match=re.escape(error)):
         export_onnx(case.weights, tmp_path / target, **given)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_at_once(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # who runs this may be root
+    with pytest.raises(PermissionError, match="cannot be written to; give another"):
+        export_onnx(case.weights, tmp_path / "out.onnx")
 
 
 def test_a_file_that_is_there_is_replaced_only_on_request(case: Case) -> None:

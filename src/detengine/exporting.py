@@ -72,6 +72,9 @@ def export_onnx(
     if target.suffix != ".onnx":
         raise ValueError(f"{target} is to be an ONNX file; give it a name that ends with .onnx")
     raise_if_not_writable(target, overwrite=overwrite)
+    for each in pictures:
+        if not Path(each).is_file():
+            raise FileNotFoundError(f"there is no picture {each} to compare the two on")
     loaded = _load(run_or_weights, config, overrides, best=best)
     exportable = make_exportable(loaded.model)
     paths = [Path(each) for each in pictures] or _known_pictures(loaded.cfg)

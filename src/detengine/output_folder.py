@@ -122,8 +122,11 @@ def raise_if_not_writable(target: Path, *, overwrite: bool) -> None:
         raise IsADirectoryError(f"{target} is a folder; give the name of a file to write")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there already; give another name, or --overwrite")
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {target.absolute().parent}; create it")
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; create it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"the folder {folder} cannot be written to; give another")
 
 
 def free_folder(name: str) -> Path:

@@ -125,9 +125,12 @@ def _read_scores(path: Path, problems: list[str]) -> PlainScores:
             }
             for test_set, tasks in orjson.loads(path.read_bytes()).items()
         }
-    except (ValueError, TypeError, AttributeError) as error:
-        problems.append(f"{path.name} cannot be read and is left out: {error}")
-        return {}
+    except orjson.JSONDecodeError as error:
+        reason = str(error)
+    except (ValueError, TypeError, AttributeError):
+        reason = "it does not hold numbers by test set, task and name"
+    problems.append(f"{path.name} cannot be read and is left out: {reason}")
+    return {}
 
 
 def _read_messages(path: Path) -> tuple[Message, ...]:

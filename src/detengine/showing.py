@@ -1,5 +1,6 @@
 """Samples of a data set as it is stored and as training sees it: pictures, and a page of them."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from detengine.structures.categories import merge_class_names
 from detengine.structures.finding import counted, listed
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.rle import RLE
+
+logger = logging.getLogger("detengine.showing")
 
 PAGE = "index.html"
 
@@ -72,6 +75,8 @@ def show(cfg: Config, name: str, choice: Choice, folder: Path) -> Path:
         viewer.legend(),
         samples,
     )
+    if unread := sum(each.problem is not None for each in samples):
+        logger.warning("%d of %d images cannot be shown; the page says why", unread, len(samples))
     path = folder / PAGE
     write_text(path, render_samples_page(page))
     return path

@@ -17,6 +17,12 @@ def test_what_was_put_is_read_back_from_the_text_with_its_reasons() -> None:
     assert "  DEFINE:\n    # Where they are.\n    x:\n" in text
 
 
+def test_a_folder_with_a_line_break_in_its_name_is_read_back() -> None:
+    recipe = Recipe()
+    recipe.put("", {"DATASETS.ROOT": "data/a\nb", "OUTPUT_DIR": "runs/\udcff", "SEED": 3})
+    assert parse_config(recipe.text([]), source="x") == load_config(None, recipe.overrides())
+
+
 def test_a_reason_of_the_data_is_a_comment_on_every_one_of_its_lines() -> None:
     recipe = Recipe()
     recipe.put("cat\nOUTPUT_DIR: elsewhere\r# " + "long " * 60, {"SEED": 3})

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from detengine.engine.predictor import Predictor
+from detengine.loading import load
 
 Command = Callable[..., Any]
 ALL = ("--score-threshold", "0", "--device", "cpu")
@@ -150,6 +151,21 @@ def test_a_folder_with_files_is_not_written_into(
     code, _, _ = detengine("predict", finished_run, "a", *ALL, "--output-dir", "out", "--overwrite")
     assert code == 0
     assert (pictures / "out/mine.txt").read_text() == "mine"
+
+
+def test_of_two_commands_at_once_the_second_writes_nothing_into_the_firsts_folder(
+    detengine: Command, finished_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_while_another_begins(*arguments: Any, **options: Any) -> Predictor:
+        Path("predictions").mkdir()
+        Path("predictions/predictions.json.part").write_text("of another")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("detengine.cli.predict.load", load_while_another_begins)
+    code, _, err = detengine("predict", finished_run, "a", *ALL)
+    assert code == 1
+    assert "predictions holds files already" in err
+    assert Path("predictions/predictions.json.part").read_text() == "of another"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,19 @@ def test_of_a_folder_of_data_the_splits_have_short_names(
     assert "<h1>voc_val</h1>" in (tmp_path / "index.html").read_text()
 
 
+def test_images_that_cannot_be_shown_are_counted_on_the_terminal(
+    detengine: Command,
+    write_tiny_run: Callable[[Path], Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = write_tiny_run(tmp_path)
+    (tmp_path / "images/val_1.jpg").write_text("text")
+    code, _, _ = detengine("show", "shapes_val", "-c", config, "--output-dir", tmp_path / "shown")
+    assert code == 0
+    assert caplog.messages == ["1 of 4 images cannot be shown; the page says why"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

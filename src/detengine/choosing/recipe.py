@@ -49,8 +49,8 @@ class Recipe:
                 lines += [f"{indent}{name}:", *self._lines(value, f"{key}.")]
             else:
                 written = write_mapping({name: value}).strip()
-                if not isinstance(value, dict | list | tuple):
-                    written = written[1:-1]  # of {KEY: value}
+                if written.startswith("{"):
+                    written = written[1:-1]  # of {KEY: value}, as most values are written
                 lines += [f"{indent}{line}" for line in written.splitlines()]
         return lines
 

@@ -50,6 +50,8 @@ def predict_files(
         raise_if_not_empty(output_dir)
     with nullcontext() if prints_json else logging_to(None):
         predictor = load(run_or_weights, device=device, config=config_file, best=best)
+        if not overwrite:  # another command may have begun there in the meantime
+            raise_if_not_empty(output_dir)
         try:
             tally = predict(predictor, files, output_dir, options)
         except KeyboardInterrupt:

@@ -152,7 +152,7 @@ def config(
     elif reference:
         show_reference()
     elif config_file is None:
-        raise typer.BadParameter("Missing argument 'FILE', or --schema or --reference.")
+        raise typer.BadParameter("Missing argument 'FILE', or --data, --schema or --reference.")
     else:
         show_config(config_file, overrides_of(overrides), diff)
 
