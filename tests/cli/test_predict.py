@@ -105,6 +105,21 @@ def test_tiles_and_batches_are_taken_from_the_command_line(
 # What is amiss
 
 
+def test_a_class_name_cannot_command_the_terminal(
+    detengine: Command, finished_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_with_names(*arguments: Any, **options: Any) -> Predictor:
+        predictor = load(*arguments, **options)
+        predictor.class_names = ("a\x1b[31m", "b\nc", "d\r")
+        return predictor
+
+    monkeypatch.setattr("detengine.cli.predict.load", load_with_names)
+    code, out, _ = detengine("predict", finished_run, "a", *ALL)
+    assert code == 0
+    assert r"a\x1b[31m" in out
+    assert all(each.isprintable() for each in out.splitlines())
+
+
 def test_a_name_that_is_no_text_is_escaped_in_the_json(
     detengine: Command, finished_run: Path, pictures: Path
 ) -> None:

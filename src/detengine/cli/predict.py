@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from detengine.cli.app import printable
 from detengine.data.video import import_av
 from detengine.engine.tiling import make_tiling
 from detengine.loading import load
@@ -61,7 +62,7 @@ def predict_files(
         sys.stdout.buffer.write((output_dir / RESULTS).read_bytes())
     else:
         passed_over = f" (passed over: files of other kinds, {files.passed_over})"
-        said = f"{tally}, from score {score_threshold:g}"
+        said = f"{printable(str(tally), keep='')}, from score {score_threshold:g}"
         typer.echo(f"{said}{passed_over * (files.passed_over > 0)}")
         typer.echo(f"wrote {output_dir / RESULTS}{' and the drawn pictures beside it' * draws}")
     raise_if_incomplete(tally, output_dir)

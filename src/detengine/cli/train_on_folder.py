@@ -8,6 +8,7 @@ import typer
 
 from detengine.checkpoint.files import write_text
 from detengine.choosing.configuration import FILE_NAME, Chosen, configuration_for
+from detengine.cli.app import printable
 from detengine.cli.train import train_and_end
 from detengine.config.load import load_config, parse_config
 from detengine.config.schema import Config
@@ -84,9 +85,10 @@ def _keep(chosen: Chosen, recipe: Path) -> Config:
 
 def _say_what_was_chosen(chosen: Chosen, recipe: Path) -> None:
     name = shlex.quote(str(recipe))
-    _say("\n".join(chosen.summary))
+    _say("\n".join(printable(each, keep="") for each in chosen.summary))
     if chosen.warning and is_main_process():
-        typer.secho("\n" + "\n".join(chosen.warning), fg=typer.colors.YELLOW, err=True)
+        warning = "\n".join(printable(each) for each in chosen.warning)
+        typer.secho(f"\n{warning}", fg=typer.colors.YELLOW, err=True)
     _say(
         f"\nAll of it, with the reasons: {name}\n"
         f"To change it and train anew: detengine train -c {name} --output-dir {RUNS}/NAME\n"
