@@ -34,6 +34,7 @@ def test_help_lists_every_command(detengine: Command) -> None:
     assert finished.code == 0
     for command in COMMANDS:
         assert re.search(rf" {command} [A-Z]", words(finished.out))
+    assert "..." not in finished.out.partition("Commands:")[2], "each is said to its end"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

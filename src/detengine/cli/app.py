@@ -9,12 +9,18 @@ from detengine import __version__
 
 EXIT_ERROR, EXIT_EXPECTATION_MISSED, EXIT_STOPPED = 1, 3, 75
 
+ABOUT = """Train and score object detectors and instance segmenters.
+
+A first try: detengine demo. Your own data: detengine train --data FOLDER.
+"""
+
 app = typer.Typer(
     name="detengine",
-    help="Train and score object detectors and instance segmenters.",
+    help=ABOUT,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # frames leave no room for words in 80 columns
 )
 
 ConfigFileOrData = Annotated[
@@ -44,7 +50,11 @@ OutputFolder = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Options that win over the file.", metavar="KEY VALUE", show_default=False),
+    typer.Argument(
+        help="Keys of the configuration, which win over the file: SOLVER.MAX_ITER 500 ...",
+        metavar="KEY VALUE",
+        show_default=False,
+    ),
 ]
 # A negative VALUE must not be taken for an option; `overrides_of` refuses what is really unknown.
 WITH_OVERRIDES = {"ignore_unknown_options": True}
@@ -77,7 +87,7 @@ def options(
         typer.Option("--version", help="Show the version.", callback=print_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Train and score object detectors and instance segmenters."""
+    """What stands before a command."""
 
 
 def overrides_of(given: list[str] | None, output_dir: Path | None = None) -> list[str]:

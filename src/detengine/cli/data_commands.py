@@ -42,13 +42,14 @@ def doctor(
         typer.Option("--output-dir", help="Where to write doctor.json.", metavar="FOLDER"),
     ] = None,
 ) -> None:
-    """Look at data, model, memory, disk and speed before a training, and name all that is wrong.
+    """Look at data, model and machine before a training.
 
-    Nothing is left behind. Exit code 0: no error was found; 1: errors were.
-
-    Example: detengine doctor -c configs/nuclei.yaml
+    All that is wrong with data, model, memory, disk and speed is named, with its cure; nothing is
+    left behind. Exit code 0: no error was found; 1: errors were.
 
     Example: detengine doctor --data path/to/folder
+
+    Example: detengine doctor -c configs/nuclei.yaml
     """
     from detengine.cli.doctor import examine_run
 
@@ -98,11 +99,11 @@ def show(
         ),
     ] = None,
 ) -> None:
-    """Draw samples of a data set: as it is stored, and as training sees it.
-
-    Example: detengine show nuclei_train -c configs/nuclei.yaml
+    """Draw samples of data, as stored and as training sees them.
 
     Example: detengine show train --data path/to/folder
+
+    Example: detengine show nuclei_train -c configs/nuclei.yaml
     """
     from detengine.cli.show import show_dataset
 

@@ -57,7 +57,9 @@ def run_demo(output_folder: Path | None, *, prove: bool = False) -> None:
         typer.echo(f"\n{test_set}, in percent:\n{scores.table()}")
     typer.echo(
         f"\nPictures, truth beside prediction: {folder / 'pictures' / cfg.DATASETS.TEST[0]}\n"
-        f"Your own data: put its paths into {your_data}, then\n"
+        f"Everything on one page: {folder / 'report.html'}\n"
+        "Your own pictures: detengine train --data FOLDER\n"
+        f"Or by this demo's recipe: put their paths into {your_data}, then\n"
         f"  detengine train -c {your_data} --output-dir runs/mine"
     )
 
@@ -68,5 +70,6 @@ def describe_device(setting: str) -> str:
     if device.type == "cuda":
         return f"{device}, {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     return str(device)

@@ -49,7 +49,9 @@ def export(
         bool, typer.Option("--overwrite", help="Replace a file that is there already.")
     ] = False,
 ) -> None:
-    """Write a model as one ONNX file, run it, and compare what it finds with what the model finds.
+    """Write a model as one ONNX file, and check it against the model.
+
+    The file is run by ONNX Runtime, and there only if it finds what the model finds.
 
     Example: detengine export runs/nuclei nuclei.onnx
     """

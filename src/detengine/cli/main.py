@@ -12,7 +12,7 @@ from detengine.cli.data_commands import data
 from detengine.cli.export_command import exporting
 from detengine.cli.report_command import reporting
 from detengine.cli.scoring_commands import scoring
-from detengine.cli.training_commands import training
+from detengine.cli.training_commands import files, training, trying
 from detengine.cli.using_commands import using
 from detengine.distributed.report import (
     PeerFailedError,
@@ -24,12 +24,9 @@ from detengine.distributed.report import (
 )
 from detengine.engine.out_of_memory import is_out_of_memory
 
-app.add_typer(training)
-app.add_typer(scoring)
-app.add_typer(using)
-app.add_typer(reporting)
-app.add_typer(data)
-app.add_typer(exporting)
+# In the order in which one meets them; the help lists them so.
+for commands in (data, training, scoring, reporting, using, exporting, files, trying):
+    app.add_typer(commands)
 
 DEBUG = "--debug"
 

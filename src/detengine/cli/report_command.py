@@ -33,7 +33,9 @@ def report(
         ),
     ] = 1000,
 ) -> None:
-    """Write one page of all that a run's folder tells, or of several runs beside each other.
+    """Write one page about a run, or about several side by side.
+
+    It is made of what lies in the runs' folders, and of their pictures where those are there.
 
     Example: detengine report runs/nuclei
 

@@ -76,11 +76,13 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Score a checkpoint on DATASETS.TEST, or predictions that are there already.
+    """Score a checkpoint, or predictions that are there already.
 
-    Example: detengine eval -c runs/nuclei/config.yaml --weights runs/nuclei/model_final.pth
+    A checkpoint is scored on DATASETS.TEST of the configuration.
 
-    Example: detengine eval --predictions bbox.json --annotations instances_val2017.json
+    Example: detengine eval -c runs/a/config.yaml --weights runs/a/model_final.pth
+
+    Example: detengine eval --predictions bbox.json --annotations val.json
     """
     if predictions is None:
         if config_file is None:
@@ -146,9 +148,9 @@ def analyze(
         typer.Option("--output-dir", help="Where to write analysis.json.", metavar="FOLDER"),
     ] = None,
 ) -> None:
-    """Show what costs predictions their AP: kinds of errors, confusions, the worst images.
+    """Show what costs AP: kinds of errors, confusions, worst images.
 
-    Example: detengine analyze runs/nuclei/inference/nuclei_val -c runs/nuclei/config.yaml
+    Example: detengine analyze runs/a/inference/val -c runs/a/config.yaml
     """
     from detengine.cli.analyze import analyze_predictions
 
@@ -187,9 +189,11 @@ def compare(
         typer.Option("--output-dir", help="Where to write comparison.json.", metavar="FOLDER"),
     ] = None,
 ) -> None:
-    """Show what run B scores more than run A on the same images, with intervals.
+    """Show what run B scores more than run A, with intervals.
 
-    Example: detengine compare runs/a/inference/val runs/b/inference/val -c runs/a/config.yaml
+    Both are predictions on the same images.
+
+    Example: detengine compare a/inference/val b/inference/val -c a/config.yaml
     """
     from detengine.cli.compare import compare_predictions
 

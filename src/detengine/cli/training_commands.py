@@ -9,13 +9,12 @@ from detengine.cli.app import (
     WITH_OVERRIDES,
     ConfigFileOrData,
     DataFolder,
-    OutputFolder,
     Overrides,
     Weights,
     overrides_of,
 )
 
-training = typer.Typer()
+training, files, trying = typer.Typer(), typer.Typer(), typer.Typer()
 
 
 @training.command(context_settings=WITH_OVERRIDES)
@@ -24,7 +23,15 @@ def train(
     overrides: Overrides = None,
     data: DataFolder = None,
     weights: Weights = None,
-    output_dir: OutputFolder = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            help="Where everything is written; else OUTPUT_DIR of the file, and with --data "
+            "runs/<name of the folder>.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's run.")] = False,
     skip_test: Annotated[
         bool, typer.Option("--skip-test", help="Do not score at the end.")
@@ -41,11 +48,11 @@ def train(
 ) -> None:
     """Train a detector, then score it on DATASETS.TEST.
 
-    Example: detengine train -c configs/nuclei.yaml --output-dir runs/nuclei SOLVER.MAX_ITER 500
-
     With --data, a configuration is chosen for the folder, and kept in the output folder.
 
     Example: detengine train --data path/to/folder
+
+    Example: detengine train -c my.yaml --output-dir runs/a SOLVER.MAX_ITER 500
     """
     if data is not None:
         for option, is_given in (("-c", config_file is not None), ("--replay", replay is not None)):
@@ -72,9 +79,16 @@ def train(
     train_from_file(config_file, overrides_of(overrides, output_dir), resume, skip_test)
 
 
-@training.command()
+@trying.command()
 def demo(
-    output_dir: OutputFolder = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            help="Where everything is written; else detengine-demo.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     prove: Annotated[
         bool,
         typer.Option(
@@ -84,7 +98,9 @@ def demo(
         ),
     ] = False,
 ) -> None:
-    """Train a small Mask R-CNN on pictures that the package carries, in a minute or two.
+    """Train a small Mask R-CNN on pictures that the package carries.
+
+    It takes a minute or two on two CPU cores.
 
     Example: detengine demo --output-dir demo
     """
@@ -93,7 +109,7 @@ def demo(
     run_demo(output_dir, prove=prove)
 
 
-@training.command()
+@trying.command()
 def selftest(
     nproc: Annotated[
         int, typer.Option("--nproc", help="Ranks that are compared with one.", metavar="N")
@@ -105,7 +121,9 @@ def selftest(
         ),
     ] = None,
 ) -> None:
-    """Show that several ranks of this machine train and score like one, in about a minute.
+    """Show that several ranks of this machine train and score as one.
+
+    It takes about a minute.
 
     Example: detengine selftest --nproc 2
     """
@@ -114,7 +132,7 @@ def selftest(
     run_selftest(nproc, output_dir)
 
 
-@training.command(context_settings=WITH_OVERRIDES)
+@files.command(context_settings=WITH_OVERRIDES)
 def config(
     config_file: Annotated[
         Path | None, typer.Argument(help="The YAML file.", metavar="FILE", show_default=False)
@@ -132,7 +150,7 @@ def config(
     data: DataFolder = None,
     weights: Weights = None,
 ) -> None:
-    """Print a configuration with every option resolved, or one that is chosen for a folder.
+    """Print a configuration, resolved, or the one chosen for a folder.
 
     Example: detengine config configs/nuclei.yaml SOLVER.BASE_LR 0.01 --diff
 
@@ -157,7 +175,7 @@ def config(
         show_config(config_file, overrides_of(overrides), diff)
 
 
-@training.command(context_settings=WITH_OVERRIDES)
+@files.command(context_settings=WITH_OVERRIDES)
 def convert(
     source: Annotated[
         str,

@@ -86,13 +86,14 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Find objects in pictures and videos, draw them, and write them to predictions.json.
+    """Find objects in pictures and videos, and draw them.
 
-    Files that cannot be read are named at the end, and the exit code is 1; the others are done.
+    All that is found is in predictions.json. Files that cannot be read are named at the end, and
+    the exit code is 1; the others are done.
 
     Example: detengine predict runs/nuclei scans/ --output-dir found
 
-    Example: detengine predict runs/nuclei slide.tif film.mp4 --tile 1024 --score-threshold 0.3
+    Example: detengine predict runs/nuclei slide.tif film.mp4 --tile 1024
     """
     from detengine.cli.predict import predict_files
 

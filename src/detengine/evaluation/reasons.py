@@ -49,6 +49,6 @@ def _nothing_found(counts: Counts) -> str:
         )
     return (
         f"no detection of {counts.detections} overlaps one of the {counts.objects} objects of its "
-        "class enough to count: are the classes in another order, or the boxes in the pixels of "
-        "another image size?"
+        "class enough to count. That is usual early in a training; else, are the classes in "
+        "another order, or the boxes in the pixels of another image size?"
     )
