@@ -58,6 +58,7 @@ def test_only_what_has_the_score_is_written_and_no_pictures_on_request(
     code, out, _ = detengine("predict", finished_run, "a", "--output", "x", *arguments)
     assert code == 0
     assert "2 pictures: nothing found, from score 1" in out
+    assert "A lower --score-threshold shows" in out
     assert read("x")["annotations"] == []
     assert [path.name for path in (pictures / "x").iterdir()] == ["predictions.json"]
 

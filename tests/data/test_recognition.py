@@ -45,7 +45,7 @@ def test_one_json_is_divided_by_a_part(tmp_path: Path) -> None:
     place = {"IMAGES": ".", "ANNOTATIONS": "labels.json"}
     assert of(found, "train") == {**place, "PART": [0.2, 1.0]}
     assert of(found, "val") == {**place, "PART": [0.0, 0.2]}
-    assert "20% of the images are held out" in found.notes[0]
+    assert "20 % of the images are held out" in found.notes[0]
 
 
 def test_a_test_split_alone_beside_train_stays_untouched(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_boxes_that_a_file_does_not_have_are_no_reason_for_a_score_of_0(make_cas
     ]
     (tmp_path / "segm.json").write_bytes(orjson.dumps(entries))
     result = _score(case, tmp_path / "segm.json", ("segm",))
-    assert "no detection of" in result.reasons["segm"]
+    assert "overlaps an object of its class" in result.reasons["segm"]
     assert "within one pixel" not in result.reasons["segm"]
 
 

@@ -48,9 +48,9 @@ def _by_masks(numbers: Survey) -> tuple[str, str]:
         return "bbox", "There are boxes only."
     if masks < objects:
         return "bbox", (
-            f"Only {masks} of {objects} objects have a mask, so that boxes are learnt. With "
+            f"Only {masks:,} of {objects:,} objects have a mask, so that boxes are learnt. With "
             "MODEL.MASK_ON True those without are left out of training."
         )
     if numbers.outlines < _OUTLINES:
         return "bbox", "All masks are the boxes' rectangles, so that boxes are learnt."
-    return "segm", f"All {objects} objects have a mask."
+    return "segm", f"All {objects:,} objects have a mask."

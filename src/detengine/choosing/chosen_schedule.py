@@ -81,7 +81,9 @@ def _iterations(plan: Plan, numbers: Survey, kind: str, images: int) -> tuple[st
 
 
 def times(number: float) -> str:
-    return f"{number:.0f} times" if number >= 1 else f"{number:.2g} times"
+    """A number of times in words: once, 27 times, 0.18 times."""
+    said = f"{number:.0f}" if number >= 1 else f"{number:.2g}"
+    return "once" if said == "1" else f"{said} times"
 
 
 def batch_of(plan: Plan, world_size: int) -> int:

@@ -135,16 +135,21 @@ def _summary(
     cfg: Config, found: RecognisedData, numbers: Survey, *, start: Start, task: str, sizes: Sizes
 ) -> tuple[str, ...]:
     """What is said in the terminal and at the top of the file."""
-    counts = [f"{name} {count}" for name, count in numbers.class_counts.items() if count]
+    counts = [f"{name} {count:,}" for name, count in numbers.class_counts.items() if count]
     more = f", ... {len(counts) - _FEW} more" if len(counts) > _FEW else ""
     solver = cfg.SOLVER
     model = "Mask" if cfg.MODEL.MASK_ON else "Keypoint" if cfg.MODEL.KEYPOINT_ON else "Faster"
     epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / numbers.images
     lines = [
-        f"Data: {found.format} in {found.folder}; {numbers.images} images to train on with "
-        f"{numbers.objects} objects, {numbers.scored_images} to score on.",
+        f"Data: {found.format} in {found.folder}; {numbers.images:,} images to train on with "
+        f"{numbers.objects:,} objects, {numbers.scored_images:,} to score on.",
         f"Classes: {', '.join(counts[:_FEW])}{more}. {task}",
         *(f"Note: {note}." for note in found.notes),
+        *(
+            f"Note: {name} is not looked at, so that it can be scored once, at the end: "
+            f"detengine eval ... DATASETS.TEST '[{name}]'."
+            for name in found.test
+        ),
         f"Model: {model} R-CNN, {cfg.MODEL.BACKBONE.CONV_BODY}, images of "
         f"{cfg.INPUT.MIN_SIZE_TEST} pixels; from {start.weights or 'scratch'}.",
         f"Schedule: {solver.MAX_ITER} iterations of {solver.IMS_PER_BATCH} images "

@@ -64,6 +64,8 @@ def predict_files(
         passed_over = f" (passed over: files of other kinds, {files.passed_over})"
         said = f"{printable(str(tally), keep='')}, from score {score_threshold:g}"
         typer.echo(f"{said}{passed_over * (files.passed_over > 0)}")
+        if not tally.objects and tally.pictures + tally.frames:
+            typer.echo("A lower --score-threshold shows what the model is less sure of.")
         typer.echo(f"wrote {output_dir / RESULTS}{' and the drawn pictures beside it' * draws}")
     raise_if_incomplete(tally, output_dir)
 

@@ -14,6 +14,7 @@ FEW_OBJECTS = 20
 """A class of fewer in training is hardly learned."""
 _UNEVEN = 100
 """So many times the rarest class' objects are worth a note."""
+_OR_REPEAT = ", or repeat those that are there (DATALOADER.REPEAT_THRESHOLD)"
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ def _rare_classes(objects: Mapping[str, int], where: str) -> list[Finding]:
                 "warning",
                 where,
                 f"{_plural(named, 'a rare class', 'rare classes')}: {listed(named)}",
-                "Expect little of it: add images, or repeat those that are there "
-                "(DATALOADER.REPEAT_THRESHOLD).",
+                f"Expect little of it: add images{_OR_REPEAT * (len(objects) > 1)}.",
             )
         )
     present = [number for number in objects.values() if number]

@@ -57,8 +57,8 @@ def recognise(folder: str | Path) -> RecognisedData:
         splits["val"] = [{**each, "PART": [0.0, HELD_OUT]} for each in splits["train"]]
         splits["train"] = [{**each, "PART": [HELD_OUT, 1.0]} for each in splits["train"]]
         notes.append(
-            f"there is no split to score on: {HELD_OUT:.0%} of the images are held out for it, "
-            "drawn by their names (PART)"
+            f"there is no split to score on: {HELD_OUT * 100:.0f} % of the images are held out for "
+            "it, drawn by their names (PART)"
         )
     names = {split: _names(base, split, len(each)) for split, each in splits.items()}
     definitions = {

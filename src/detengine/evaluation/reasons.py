@@ -48,7 +48,7 @@ def _nothing_found(counts: Counts) -> str:
             "in the place of pixels?"
         )
     return (
-        f"no detection of {counts.detections} overlaps one of the {counts.objects} objects of its "
-        "class enough to count. That is usual early in a training; else, are the classes in "
+        f"none of {counts.detections} detections overlaps an object of its class enough to count "
+        f"(objects: {counts.objects}). That is usual early in a training; else, are the classes in "
         "another order, or the boxes in the pixels of another image size?"
     )
