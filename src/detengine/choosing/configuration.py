@@ -123,6 +123,13 @@ def _start(weights: str | None, usual: str, may_download: bool) -> tuple[Start, 
     start, reason = default_start(usual, may_download=may_download)
     if start is not None:
         return start, ()
+    if not may_download:
+        return FROM_SCRATCH, (
+            f"Note: a training would begin from {usual}, if it can be had then. Nothing is fetched "
+            "here, and what follows is of one from scratch.",
+            f"Reason: {reason}",
+            "To begin from something else: --weights FILE; from nothing: --weights ''.",
+        )
     return FROM_SCRATCH, (
         f"WARNING: training starts from scratch, because {usual} could not be had, and from "
         "pretrained weights it would end better and sooner.",
