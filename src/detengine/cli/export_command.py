@@ -57,6 +57,7 @@ def export(
     """
     for stray in [key for key in (overrides or [])[::2] if Path(key).is_file()]:
         raise typer.BadParameter(f"{stray} is a file: write --check before each picture.")
+    typer.echo(f"exporting {run_or_weights}, then comparing it with the model: about a minute ...")
     from detengine.exporting import export_onnx
 
     exported = export_onnx(
