@@ -36,6 +36,7 @@ def test_a_folder_alone_is_trained_on_scored_and_its_recipe_kept(
     assert finished.code == 0
     assert "Data: COCO in shapes; 7 images to train on" in finished.out
     assert "To change it and train anew: detengine train -c runs/shapes/recipe.yaml" in finished.out
+    assert finished.out.endswith("To use it: detengine predict runs/shapes PICTURES\n")
     run = Path("runs/shapes")
     assert load_config(run / "recipe.yaml").MODEL.MASK_ON
     assert (run / "model_final.pth").is_file()

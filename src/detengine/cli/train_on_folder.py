@@ -48,7 +48,10 @@ def train_on_folder(
         chosen = configuration_for(data, weights=weights, overrides=pairs, output_dir=folder)
         prepare_output_folder(folder, resume=resume)
         cfg = _keep(chosen, recipe)
+    speaks = is_main_process()  # asked here, as the ranks are no group any more at the end
     train_and_end(cfg, resume=resume, skip_test=skip_test)
+    if speaks:
+        typer.echo(f"\nTo use it: detengine predict {shlex.quote(str(folder))} PICTURES")
 
 
 def show_chosen(data: Path, overrides: Sequence[str], *, weights: str | None) -> None:
