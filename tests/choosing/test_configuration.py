@@ -133,6 +133,16 @@ def test_a_wrong_override_is_refused_as_one_of_the_command_line(folder: Path) ->
         configuration_for(folder, overrides=["SOLVER.BASE_LR"], **SCRATCH)
 
 
+def test_a_split_that_is_kept_back_is_named_with_the_way_to_score_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "shapes")
+    shutil.copy(folder / "val.json", tmp_path / "shapes" / "test.json")
+    chosen = configuration_for(tmp_path / "shapes", **SCRATCH)
+    assert "DATASETS.TEST '[shapes_test]'" in " ".join(chosen.summary)
+    assert chosen.cfg.DATASETS.TEST == ("shapes_val",)
+
+
 def test_weights_that_cannot_be_had_are_said_with_the_cure(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +150,7 @@ def test_weights_that_cannot_be_had_are_said_with_the_cure(
         monkeypatch.setenv(name, str(tmp_path))
     chosen = configuration_for(folder, may_download=False)
     assert chosen.cfg.MODEL.WEIGHT == ""
-    assert "from scratch" in chosen.warning[0]
+    assert "a training would begin from torchvision://resnet18" in chosen.warning[0]
     assert "torchvision://resnet18 is not on this machine" in chosen.warning[1]
     assert "--weights FILE" in chosen.warning[2]
     in_the_file = " ".join(chosen.text.replace("\n# ", " ").split())
