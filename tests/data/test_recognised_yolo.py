@@ -120,6 +120,15 @@ def test_a_data_yaml_that_is_wrong_says_where(
         recognise(tmp_path)
 
 
+def test_a_data_yaml_without_end_is_refused(tmp_path: Path) -> None:
+    yolo(tmp_path, "images", "labels")
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    text(tmp_path / "data.yaml", "\n".join([*lines, "names: *a11", "train: images"]))
+    with pytest.raises(ValueError, match=r"data\.yaml is no valid YAML: it has an alias"):
+        recognise(tmp_path)
+
+
 def test_two_descriptions_are_a_doubt(tmp_path: Path) -> None:
     yolo(tmp_path, "images", "labels")
     for name in ("a.yaml", "b.yaml"):

@@ -37,13 +37,21 @@ def find_yolo(listing: Listing, passed_over: list[str]) -> FoundData | None:
 
 def _read_yaml(listing: Listing, path: str, passed_over: list[str]) -> Mapping[str, Any] | None:
     try:
-        values = yaml.safe_load(listing.path(path).read_bytes())
+        text = listing.path(path).read_bytes()
+        _raise_if_aliased(text)
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         if posixpath.basename(path) in ("data.yaml", "dataset.yaml"):
             raise ValueError(f"{listing.path(path)} is no valid YAML: {error}") from error
         passed_over.append(f"{path} is no valid YAML")
         return None
     return values if is_data_file(values) else None
+
+
+def _raise_if_aliased(text: bytes) -> None:
+    """A few aliases of aliases are endless, once they are written out in a message."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise yaml.YAMLError("it has an alias (*name), which is refused; write its value instead")
 
 
 def _without_description(listing: Listing, passed_over: list[str]) -> FoundData | None:
