@@ -1,7 +1,7 @@
 """The loaders, made from the configuration."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +10,18 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from detengine.config.catalog import find_definition
-from detengine.config.schema import (
-    CityscapesDefinition,
-    CocoDefinition,
-    Config,
-    LvisDefinition,
-    VocDefinition,
-    YoloDefinition,
-)
+from detengine.config.schema import Config
 from detengine.data.annotation_cache import cache_folder
 from detengine.data.annotations import FEW
-from detengine.data.cityscapes import load_cityscapes
-from detengine.data.coco import load_coco
+from detengine.data.build_formats import FORMATS
 from detengine.data.collate import collate
 from detengine.data.dataset import DetectionDataset, EvaluationData, TrainingData
-from detengine.data.lvis import load_lvis
 from detengine.data.order import BatchOrder, RankBatchSampler
 from detengine.data.part import select_part
 from detengine.data.repeats import repeat_factors
 from detengine.data.shared_batches import SharedBatches
 from detengine.data.transforms import RandomCrop, make_resize
-from detengine.data.voc import load_voc
 from detengine.data.workers import ObservedData
-from detengine.data.yolo import load_yolo
 from detengine.distributed.comm import get_rank, get_world_size
 from detengine.structures.categories import merge_class_names, raise_if_classes_unknown
 from detengine.structures.ground_truth import GroundTruth
@@ -41,61 +30,6 @@ logger = logging.getLogger(__name__)
 
 Loader = DataLoader[Any]
 """Yields `structures.batch.Batch`."""
-
-
-def _load_coco(
-    definition: CocoDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
-) -> tuple[GroundTruth, Path]:
-    images = root / definition.IMAGES
-    return load_coco(root / definition.ANNOTATIONS, images, name, cache=cache), images
-
-
-def _load_voc(
-    definition: VocDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
-) -> tuple[GroundTruth, Path]:
-    folder = root / definition.ROOT
-    truth = load_voc(
-        folder, definition.SPLIT, definition.CLASSES, name,
-        annotations=definition.ANNOTATIONS, images=definition.IMAGES,
-    )  # fmt: skip
-    return truth, folder / definition.IMAGES
-
-
-def _load_cityscapes(
-    definition: CityscapesDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
-) -> tuple[GroundTruth, Path]:
-    images, annotations = root / definition.IMAGES, root / definition.ANNOTATIONS
-    split, mode, mini = definition.SPLIT, definition.MODE, definition.MINI
-    truth = load_cityscapes(
-        images, annotations, split, name, mode=mode, mini=mini, with_regions=for_scoring
-    )
-    return truth, images / split
-
-
-def _load_lvis(
-    definition: LvisDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
-) -> tuple[GroundTruth, Path]:
-    images = root / definition.IMAGES
-    return load_lvis(root / definition.ANNOTATIONS, images, name, cache=cache), images
-
-
-def _load_yolo(
-    definition: YoloDefinition, root: Path, name: str, for_scoring: bool, cache: Path | None
-) -> tuple[GroundTruth, Path]:
-    labels = None if definition.LABELS is None else root / definition.LABELS
-    return load_yolo(root / definition.IMAGES, labels, definition.CLASSES, name)
-
-
-FORMATS: dict[str, Callable[[Any, Path, str, bool, Path | None], tuple[GroundTruth, Path]]] = {
-    "coco": _load_coco,
-    "voc": _load_voc,
-    "cityscapes": _load_cityscapes,
-    "lvis": _load_lvis,
-    "yolo": _load_yolo,
-}
-"""For each DatasetDefinition.FORMAT: the definition, the folder that relative paths start at, the
-data set's name, whether what only scoring asks for is wanted, and the folder that keeps what was
-read of a large file, to its annotations and its image folder."""
 
 
 def make_data_loader(
