@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from detengine.report.numbers import count, duration, number
+from detengine.report.numbers import count, duration, number, percent
 from detengine.report.svg import Chart, Line, ticks
 
 EVIL = '"><img src=x onerror=alert(1)><script>alert(1)</script>&'
@@ -86,3 +86,10 @@ def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None
 @pytest.mark.parametrize(("value", "text"), [(1500, "1,500"), (90000, "90k"), (2.5e6, "2.5M")])
 def test_iterations_are_counted_in_few_letters(value: float, text: str) -> None:
     assert count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "50.0"), (-0.002, "-0.2"), (-1.0, "n/a"), (math.nan, "n/a")]
+)
+def test_a_percentage_is_that_of_an_evaluations_tables(value: float, text: str) -> None:
+    assert percent(value) == text

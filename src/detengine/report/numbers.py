@@ -2,6 +2,8 @@
 
 import math
 
+from detengine.evaluation.result import percent as score_in_percent
+
 
 def number(value: float) -> str:
     """Four digits at most, small and large ones short."""
@@ -13,8 +15,8 @@ def number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """100 times it, with a decimal; n/a for COCO's -1, and for what is no number."""
-    return "n/a" if value < 0 or not math.isfinite(value) else f"{100 * value:.1f}"
+    """As in the tables of an evaluation; n/a also for what is no number."""
+    return score_in_percent(value) if math.isfinite(value) else "n/a"
 
 
 def percent_tick(value: float) -> str:
