@@ -66,6 +66,7 @@ class DryRunner:
         self._memory_before = max_memory_mb(device)
 
     def run(self) -> DryRun:
+        """Build, load, step, score, save, load batches: whatever can be done is measured."""
         batch_bytes = checkpoint_bytes = rate = None
         with self._attempting("the model"):
             parts = assemble(self.cfg, self.folder, self.device, self.datasets, self.test_sets)

@@ -149,6 +149,7 @@ class _Job:
         self.tally.objects.update(found.class_names)
 
     def save_picture(self, file: PictureFile, result: DetectionResult) -> None:
+        """Draw it under its own name, as PNG where its format is not one that is written."""
         suffix = Path(file.name).suffix.lower()
         place = self.folder / file.name
         if suffix not in _KEPT_SUFFIXES:

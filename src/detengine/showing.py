@@ -94,6 +94,7 @@ class _Viewer:
     offset: int
 
     def facts(self, shown: int) -> list[str]:
+        """Numbers of the data set, in words. shown: images in the page."""
         truth = self.truth
         empty = int((truth.offsets.diff() == 0).sum())
         return [
@@ -104,6 +105,7 @@ class _Viewer:
         ]
 
     def legend(self) -> list[LegendEntry]:
+        """Each class with its colour and its objects, then what is not trained on."""
         counts = count_classes(self.truth)
         names = self.dataset.class_names
         entries = [

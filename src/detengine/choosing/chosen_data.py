@@ -20,6 +20,7 @@ def definitions_of(found: RecognisedData) -> dict[str, Any]:
 
 
 def put_data(recipe: Recipe, found: RecognisedData, numbers: Survey) -> None:
+    """Everything under DATASETS; classes without an object to train on are left out."""
     keys = definitions_of(found)
     recipe.put("Relative paths start here.", {"DATASETS.ROOT": keys.pop("DATASETS.ROOT")})
     recipe.put("PART divides the images by their names." if found.held_out else "", keys)

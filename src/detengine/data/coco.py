@@ -124,6 +124,7 @@ def _read_categories(path: Path, entries: Entries) -> tuple[Categories, tuple[st
 
 
 def keypoint_names_of(path: Path, where: str, entry: Entry) -> tuple[str, ...]:
+    """Of a category; none where it has none. where: what the entry is, for messages."""
     names = entry.get("keypoints") or []
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
         raise ValueError(
@@ -172,6 +173,7 @@ def _sizes_one_by_one(
 
 
 def size_of_entry(path: Path, where: str, entry: Entry) -> tuple[int, int]:
+    """(height, width) of an image. Raises ValueError for what is no size."""
     height, width = (_edge(path, where, entry, key) for key in ("height", "width"))
     if height * width >= _MOST_PIXELS:
         raise ValueError(

@@ -51,7 +51,10 @@ def _largest_of(sizes: Tensor, group: Tensor, images_per_batch: int) -> list[int
 
 
 def padded_area(sizes: Tensor) -> int:
-    """Pixels of one image of the batch, padded to the largest height and width."""
+    """Pixels of one image of the batch, padded to the largest height and width.
+
+    sizes: int64[n, 2], (height, width) of each image.
+    """
     return int(sizes[:, 0].max() * sizes[:, 1].max())
 
 

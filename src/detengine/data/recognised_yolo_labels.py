@@ -12,6 +12,7 @@ _SHORTEST = 5
 
 
 def definition_of(images: str, labels: str | None, classes: tuple[str, ...]) -> dict[str, object]:
+    """A data set as DATASETS.DEFINE takes it. images, labels: folders, relative to the root."""
     place = {} if labels is None else {"LABELS": labels or "."}
     return {"FORMAT": "yolo", "IMAGES": images or ".", **place, "CLASSES": list(classes)}
 

@@ -108,10 +108,12 @@ def _all_stems(folder: Path, name: str) -> list[str]:
 
 
 def names_found(pages: Iterable[VocPage]) -> tuple[str, ...]:
+    """The classes of all objects, sorted."""
     return tuple(sorted({each.name for page in pages for each in page.objects}))
 
 
 def category_id_of(path: Path, name: str, category_ids: Mapping[str, int]) -> int:
+    """The id of an object's class. Raises ValueError for one that is not among the data set's."""
     if name not in category_ids:
         raise ValueError(
             f"{path} has the unknown class {name!r}; the data set's CLASSES are "

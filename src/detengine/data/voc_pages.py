@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 @dataclass(frozen=True)
 class VocObject:
+    """An object of a page. box_xywh: in pixels, continuous, counted from 0."""
+
     name: str
     box_xywh: tuple[float, float, float, float]
     is_difficult: bool
@@ -31,6 +33,7 @@ class _RefuseDoctype(ElementTree.TreeBuilder):
 
 
 def read_page(path: Path) -> VocPage:
+    """Raises FileNotFoundError, and ValueError for a file that is damaged or has a DTD."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist, but its image is listed in the split. An image without "

@@ -167,6 +167,10 @@ def _read_labels(path: Path, size: tuple[int, int], classes: Sequence[str]) -> I
 
 
 def read_line(words: Sequence[str], size: tuple[int, int], classes: Sequence[str]) -> YoloObject:
+    """An object from the words of its line. size: (height, width) of the picture, in pixels.
+
+    Raises ValueError for what is no object, saying what was expected.
+    """
     number = _read_class(words[0], classes)
     numbers = [_read_fraction(word) for word in words[1:]]
     height, width = size

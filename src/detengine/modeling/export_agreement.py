@@ -51,7 +51,10 @@ class Agreement:
     apart: dict[str, float] = field(default_factory=dict)
 
     def add(self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], cut: Cut) -> None:
-        """Compare one image's detections: the model's dict, and the file's of the same names."""
+        """Compare one image's detections: the model's dict, and the file's of the same names.
+
+        boxes: float[N, 4], pixels; scores: float[N]; labels: int64[N]; the file may have another N.
+        """
         within = (TOLERANCES["boxes"], TOLERANCES["scores"])
         ours, theirs = _pair(expected, found, *within)
         self.images += 1

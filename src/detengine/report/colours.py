@@ -27,7 +27,10 @@ WHITE: Colour = (255, 255, 255)
 
 
 def colours_of(labels: Tensor, class_names: Sequence[str]) -> list[int]:
-    """The palette's numbers: one for each class, or, of one class only, one for each object."""
+    """The palette's numbers: one for each class, or, of one class only, one for each object.
+
+    labels: int64[N], 1..K.
+    """
     return list(range(len(labels))) if len(class_names) == 1 else (labels - 1).tolist()
 
 

@@ -128,7 +128,7 @@ def draw_both(
 ) -> BothDrawn:
     """The index-th image's ground truth, and the detections from `score_threshold` up.
 
-    As `truth_beside_prediction`, without captions.
+    image: uint8[3, H, W]. As `truth_beside_prediction`, without captions.
     """
     boxes_xyxy, labels, rles = _objects(ground_truth, index, class_names)
     colours = colours_of(labels, class_names)
