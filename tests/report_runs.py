@@ -17,7 +17,7 @@ from detengine.evaluation.predictions_file import PredictionWriter
 from detengine.monitor.sinks import JsonlSink
 from detengine.monitor.timer import Stages
 from detengine.rescoring import rescore
-from detengine.run_record import Recorder, begin_session, now
+from detengine.run_report.record import Recorder, begin_session, now
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.prediction import Prediction
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from detengine.checkpoint.files import load_file
 from detengine.evaluation.predictions_file import load_predictions
-from detengine.run_record import load_sessions
+from detengine.run_report.record import load_sessions
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()),

@@ -43,7 +43,7 @@ from detengine.monitor.logs import logging_to, setup_logging
 from detengine.monitor.timer import Stages
 from detengine.output_folder import CONFIG, held, make_output_folder, prepare_output_folder
 from detengine.parts import Parts, build_parts, with_num_classes, with_views
-from detengine.run_reporting import Report, reported
+from detengine.run_report.live import Report, reported
 from detengine.scoring import PER_CLASS, RESULTS, Results, flat, score, send_pictures
 from detengine.start import start_or_resume
 

@@ -10,12 +10,12 @@ import typer
 from detengine.checkpoint.files import write_text
 from detengine.cli.app import EXIT_ERROR, printable
 from detengine.cli.data_source import open_source
-from detengine.doctor import Diagnosis, diagnosis_of_error, examine, with_refusal
-from detengine.doctor_anchors import AnchorReport
-from detengine.doctor_data import DataReport
-from detengine.dry_run_result import DryRun
+from detengine.doctor.anchors import AnchorReport
+from detengine.doctor.data_sets import DataReport
+from detengine.doctor.diagnosis import Diagnosis, diagnosis_of_error, examine, with_refusal
+from detengine.doctor.dry_run_result import DryRun
+from detengine.doctor.room import in_mib
 from detengine.output_folder import make_output_folder
-from detengine.room import in_mib
 from detengine.structures.finding import SEVERITIES, Finding, counted
 
 _COLOURS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "note": typer.colors.CYAN}

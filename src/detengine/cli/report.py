@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from detengine.monitor.logs import logging_to
-from detengine.reporting import REPORT, write_comparison, write_report
+from detengine.run_report.reporting import REPORT, write_comparison, write_report
 
 
 def report_runs(runs: Sequence[Path], output: Path | None, samples: int) -> None:

@@ -22,7 +22,8 @@ from detengine.data.dataset import DetectionDataset, TrainingData
 from detengine.data.largest_batch import dearest_batches
 from detengine.data.transforms import scales_of
 from detengine.data.workers import stop_workers
-from detengine.dry_run_result import DryRun, DryStep
+from detengine.doctor.dry_run_result import DryRun, DryStep
+from detengine.doctor.room import available_memory, in_mib
 from detengine.engine.inference import compute_on_dataset
 from detengine.engine.model_mode import model_mode
 from detengine.engine.out_of_memory import is_out_of_memory
@@ -30,7 +31,6 @@ from detengine.engine.trainer import max_memory_mb, seed_iteration, train_step, 
 from detengine.monitor.logs import collected_warnings
 from detengine.monitor.progress import track
 from detengine.parts import Parts, assemble, with_views
-from detengine.room import available_memory, in_mib
 from detengine.solver.precision import clear_gradients
 from detengine.structures.batch import Batch
 from detengine.structures.finding import Finding, finding_of_error

@@ -12,14 +12,14 @@ from detengine.config.schema import Config
 from detengine.data.build import raise_if_indivisible
 from detengine.distributed.launch import resolve_device
 from detengine.distributed.report import launched_rank
-from detengine.doctor_anchors import AnchorReport, examine_anchors
-from detengine.doctor_data import DataReport, examine_data
-from detengine.dry_run import DryRunner
-from detengine.dry_run_result import DryRun
+from detengine.doctor.anchors import AnchorReport, examine_anchors
+from detengine.doctor.data_sets import DataReport, examine_data
+from detengine.doctor.dry_run import DryRunner
+from detengine.doctor.dry_run_result import DryRun
+from detengine.doctor.room import check_disk, check_shared_memory, folder_on_the_disk_of
 from detengine.engine.determinism import deterministic
 from detengine.expectations import raise_if_not_measured
 from detengine.monitor.logs import collected_warnings
-from detengine.room import check_disk, check_shared_memory, folder_on_the_disk_of
 from detengine.structures.finding import Finding, finding_of_error, worst_first
 
 _KEEPS_UP = 1.2

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detengine.monitor.timer import Stages
-from detengine.run_record import (
+from detengine.run_report.record import (
     ENVIRONMENT,
     Recorder,
     begin_session,

@@ -19,12 +19,12 @@ from detengine.distributed.comm import is_main_process
 from detengine.distributed.failure import FILE_ONLY
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.monitor.timer import Stages
-from detengine.run_record import Recorder, begin_session, now, sha256_of
+from detengine.run_report.record import Recorder, begin_session, now, sha256_of
 from detengine.scoring import INFERENCE
 
 if TYPE_CHECKING:
     from detengine.report.study import Study
-    from detengine.run_folder import RunFolder
+    from detengine.run_report.folder import RunFolder
 
 logger = logging.getLogger("detengine.report")
 
@@ -208,8 +208,8 @@ class RunReport:
         start, path = time.perf_counter(), None
         with self._harmless("the report was not written"), self._recorder.timed("report"):
             # jinja2 and the analyses: imported by a run that writes a page, and by no other
-            from detengine.reporting import test_sets_of, write_report
-            from detengine.run_folder import read_run_folder
+            from detengine.run_report.folder import read_run_folder
+            from detengine.run_report.reporting import test_sets_of, write_report
 
             if self._recorder.session.state == "running":
                 self._recorder.write(iteration=self._iteration)
@@ -225,7 +225,7 @@ class RunReport:
     def _study(self, run: "RunFolder", test_set: str, *, analyse: bool) -> "Study":
         """What is known of a test set's predictions as they are, learnt now or before."""
         from detengine.report.study import Study
-        from detengine.run_study import MOST_DETECTIONS, study
+        from detengine.run_report.study import MOST_DETECTIONS, study
 
         state = _state_of(run.path / INFERENCE / test_set)
         before, known = self._studies.get(test_set, (None, None))

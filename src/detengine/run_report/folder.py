@@ -14,7 +14,7 @@ from detengine.config.schema import Config
 from detengine.monitor.sinks import METRICS
 from detengine.output_folder import CONFIG
 from detengine.report.history import History, read_history
-from detengine.run_record import ENVIRONMENT, Session, load_sessions
+from detengine.run_report.record import ENVIRONMENT, Session, load_sessions
 from detengine.scoring import PER_CLASS, RESULTS
 
 _LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ (\S+) (INFO|WARNING|ERROR|CRITICAL): (.*)")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from detengine import reporting
 from detengine.checkpoint.files import load_file
 from detengine.config.load import load_config, replace
 from detengine.data.dataset import DetectionDataset
-from detengine.reporting import write_report
 from detengine.run import evaluate, train
-from detengine.run_record import ENVIRONMENT, load_sessions
+from detengine.run_report import reporting
+from detengine.run_report.record import ENVIRONMENT, load_sessions
+from detengine.run_report.reporting import write_report
 from report_page import Page
 from report_runs import make_config
 

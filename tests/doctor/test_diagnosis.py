@@ -11,7 +11,7 @@ from PIL import Image
 
 from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
-from detengine.doctor import Diagnosis, examine
+from detengine.doctor.diagnosis import Diagnosis, examine
 from detengine.structures.finding import Finding
 
 WORKERS = ["DATALOADER.NUM_WORKERS", "1"]

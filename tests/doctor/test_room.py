@@ -7,7 +7,7 @@ import pytest
 
 from detengine.config.load import load_config
 from detengine.config.schema import Config
-from detengine.room import (
+from detengine.doctor.room import (
     check_disk,
     check_shared_memory,
     folder_on_the_disk_of,

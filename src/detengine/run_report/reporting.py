@@ -24,11 +24,11 @@ from detengine.report.page import (
     render_run,
 )
 from detengine.report.study import Study
-from detengine.run_folder import PlainScores, RunFolder, read_run_folder
-from detengine.run_record import now
-from detengine.run_status import moment, status_of
-from detengine.run_study import load_test_set, study
-from detengine.run_summary import (
+from detengine.run_report.folder import PlainScores, RunFolder, read_run_folder
+from detengine.run_report.record import now
+from detengine.run_report.status import moment, status_of
+from detengine.run_report.study import load_test_set, study
+from detengine.run_report.summary import (
     ABSENT,
     MOST_CARDS,
     MOST_ROWS,

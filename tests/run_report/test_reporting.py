@@ -12,8 +12,8 @@ import torch
 from detengine.evaluation.analysis_result import Analysis
 from detengine.evaluation.result import EvaluationResult
 from detengine.report.study import Study
-from detengine.reporting import write_comparison, write_report
-from detengine.run_record import ENVIRONMENT, load_sessions
+from detengine.run_report.record import ENVIRONMENT, load_sessions
+from detengine.run_report.reporting import write_comparison, write_report
 from report_page import Page
 from report_runs import EVIL, SECTIONS, make_config, write_evil_run, write_run
 

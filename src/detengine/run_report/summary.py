@@ -14,8 +14,8 @@ from detengine.report.charts import main_metrics, scored, window_of
 from detengine.report.history import Score
 from detengine.report.numbers import count, duration, number, percent
 from detengine.report.page import Card, Phase, Step, Table
-from detengine.run_folder import PlainScores, RunFolder
-from detengine.run_status import moment
+from detengine.run_report.folder import PlainScores, RunFolder
+from detengine.run_report.status import moment
 
 MOST_CARDS, MOST_ROWS, _MOST_CHECKPOINTS = 8, 40, 12
 """What a page shows at once; longer tables are folded."""

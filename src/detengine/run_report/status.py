@@ -9,8 +9,8 @@ from pathlib import Path
 from detengine.output_folder import is_held
 from detengine.report.numbers import duration
 from detengine.report.page import Status
-from detengine.run_folder import RunFolder
-from detengine.run_record import Session
+from detengine.run_report.folder import RunFolder
+from detengine.run_report.record import Session
 
 
 def status_of(run: RunFolder) -> Status:

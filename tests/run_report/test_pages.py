@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from detengine.reporting import write_comparison, write_report
+from detengine.run_report.reporting import write_comparison, write_report
 from report_runs import EVIL, SECTIONS, make_config, write_evil_run, write_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
