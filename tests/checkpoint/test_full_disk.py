@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from torch import nn
 
 from detengine.checkpoint.checkpointer import Checkpointer
+from full_disk import largest_file
 
 PAGE = 4096
 
@@ -90,17 +90,6 @@ def test_full_at_any_page_of_a_save_the_one_before_is_intact_and_nothing_is_left
         assert problem.errno == errno.ENOSPC
         message = rf"cannot write .*: No space left .*; 0 MiB are free in {small_disk}.*; make room"
         assert re.search(message, str(problem))
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no quotas there")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from detengine.data.video import VideoReader
 from detengine.report.video import VideoWriter
+from full_disk import largest_file
 
 av = pytest.importorskip("av")
 
@@ -158,11 +159,13 @@ def test_a_video_whose_writing_was_broken_off_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_video_that_cannot_be_written_to_its_end_leaves_nothing(
-    tmp_path: Path, file_size_limit: Callable[[int], None]
+    tmp_path: Path,
 ) -> None:
     def write_beyond_the_limit() -> None:
-        with VideoWriter(tmp_path / "a.mp4", Fraction(5), Fraction(1, 5)) as writer:
-            file_size_limit(100)
+        with (
+            largest_file(100),
+            VideoWriter(tmp_path / "a.mp4", Fraction(5), Fraction(1, 5)) as writer,
+        ):
             for number in range(3):
                 writer.write(Image.effect_noise((320, 320), 50.0).convert("RGB"), number)
 

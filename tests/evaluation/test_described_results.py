@@ -1,7 +1,6 @@
 """Results that say what they are about: written as they come, and scored by name."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from detengine.evaluation.coco_results import CocoResults
 from detengine.evaluation.described_results import DescribedResultsWriter, is_described
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth, PackedBytes
+from full_disk import largest_file
 
 ENTRY: dict[str, Any] = {"category_id": 2, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
 
@@ -91,11 +91,11 @@ def test_what_was_written_until_an_interruption_is_whole(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_written_to_its_end_leaves_nothing(
-    tmp_path: Path, file_size_limit: Callable[[int], None]
+    tmp_path: Path,
 ) -> None:
     def write_beyond_the_limit() -> None:
-        with DescribedResultsWriter(tmp_path / "predictions.json", ["dog"]) as writer:
-            file_size_limit(20)
+        path = tmp_path / "predictions.json"
+        with largest_file(20), DescribedResultsWriter(path, ["dog"]) as writer:
             writer.add("a.jpg", (2, 3), [], [])
 
     with pytest.raises(OSError, match="too large"):
