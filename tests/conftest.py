@@ -18,6 +18,14 @@ from PIL import Image, ImageDraw
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detengine.monitor.logs import close_logging
+from fault_record import (  # noqa: F401 (pytest finds its hooks and fixtures here)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_sessionfinish,
+    record_fault,
+    times,
+)
 from processes import SECONDS, ForkServer
 
 CONFIG = """\
