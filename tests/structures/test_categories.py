@@ -72,3 +72,14 @@ def test_a_model_may_know_more_classes_than_the_data_set() -> None:
 def test_a_model_without_classes_is_refused_too() -> None:
     with pytest.raises(ValueError, match="3 of 3 classes"):
         raise_if_classes_unknown((), PETS, "pets")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\tb", "a\x1b[31m", "a\x85", "a\u2028b"])
+def test_a_name_that_is_blank_or_breaks_a_line_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"the class name .* (is blank|has a line break)"):
+        Categories((name, "b"), (1, 2))
+
+
+@pytest.mark.parametrize("name", ["a b", "\u05d0\u05d1", "\U0001f469\u200d\U0001f680", "e\u0301"])
+def test_names_of_any_script_are_names(name: str) -> None:
+    assert Categories((name,), (1,)).names == (name,)

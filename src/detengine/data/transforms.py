@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from detengine.data.frame import Frame
+from detengine.data.points import Points
 from detengine.structures.batch import Sample
 from detengine.structures.target import Target
 
@@ -163,8 +164,7 @@ def transform_sample(
             sample.target["boxes"], format="XYXY", canvas_size=size
         )
     if "keypoints" in sample.target:
-        points = sample.target["keypoints"][..., :2]
-        parts["keypoints"] = tv_tensors.KeyPoints(points, canvas_size=size)
+        parts["keypoints"] = Points.of(sample.target["keypoints"][..., :2], size)
     for stage in stages:
         parts = stage(parts)
     image = _dense(parts["image"].as_subclass(Tensor))

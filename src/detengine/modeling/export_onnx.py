@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim
+from torch.torch_version import TorchVersion
 
 from detengine.modeling.deformable import DeformableConvolution
 from detengine.modeling.export_rcnn import ExportRCNN
@@ -20,6 +21,9 @@ OPSET = 18
 """The lowest in which what we need is there, so that most programs read it."""
 HIGHEST_OPSET = 20
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TORCH = "2.9"
+"""The lowest whose torch.export was seen to follow a detector, in which numbers of boxes depend on
+the picture: 2.6 does not. With it, `raise_if_torch_too_old` may go."""
 
 
 def raise_if_packages_missing() -> None:
@@ -29,6 +33,16 @@ def raise_if_packages_missing() -> None:
         raise ImportError(
             f"an export to ONNX needs {', '.join(missing)}, which "
             f"{'is' if len(missing) == 1 else 'are'} not installed: pip install 'detengine[onnx]'"
+        )
+
+
+def raise_if_torch_too_old() -> None:
+    """Raise ImportError where torch is older than TORCH."""
+    if TorchVersion(torch.__version__) < TORCH:
+        raise ImportError(
+            f"an export to ONNX needs torch {TORCH} or newer, but {torch.__version__} is "
+            "installed, whose torch.export cannot follow a detector. Export with a newer one "
+            "(pip install --upgrade torch torchvision): it reads this torch's checkpoints"
         )
 
 

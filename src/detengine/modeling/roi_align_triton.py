@@ -55,6 +55,7 @@ def gather_gradient(
         sampling.aligned,
         _TILE,
         block,
+        enable_fp_fusion=True,  # as ever: triton 3.9 warns that it will decide otherwise
     )
     return found.permute(0, 3, 1, 2)
 

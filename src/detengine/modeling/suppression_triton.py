@@ -23,9 +23,14 @@ def survivors_on_device(boxes_xyxy: Tensor, threshold: float) -> Tensor:
     words = triton.cdiv(count, _WORD)
     suppressed = torch.empty(groups, count, words, dtype=torch.int64, device=boxes_xyxy.device)
     boxes = boxes_xyxy.contiguous()
-    _compare[(groups, words, words)](boxes, suppressed, count, words, threshold, _WORD)
+    # fused as ever: triton 3.9 warns that it will decide otherwise where nobody says so
+    _compare[(groups, words, words)](
+        boxes, suppressed, count, words, threshold, _WORD, enable_fp_fusion=True
+    )
     padded_words = triton.next_power_of_2(words)
-    _gather[(groups,)](suppressed, stays, count, words, padded_words, _WORD, num_warps=1)
+    _gather[(groups,)](
+        suppressed, stays, count, words, padded_words, _WORD, num_warps=1, enable_fp_fusion=True
+    )
     return stays
 
 

@@ -25,6 +25,9 @@ Doubles = NDArray[np.float64]
 _COLUMNS_AT_ONCE = 4096
 """Of pixels, unless a single mask has more: 1 MB at a grid of 30, which a core's cache holds."""
 
+_SMALL = 128
+"""Height and width together, in pixels, up to which torch has another kernel than beyond."""
+
 _LONGEST_REMEMBERED = 8192
 """The side of a box, in pixels, up to which its sources are kept for another: 64 KiB."""
 
@@ -126,7 +129,9 @@ def _columns(above: Doubles, windows: list[Window], mask: Positions) -> Doubles:
     mask: int64[C], whose column it is.
     """
     grid = above.shape[-1]
-    seen = (_sources(grid, w.width)[w.left - w.x + 1 : w.right - w.x + 1] for w in windows)
+    seen = (
+        _sources(grid, w.width, w.height)[w.left - w.x + 1 : w.right - w.x + 1] for w in windows
+    )
     source = np.concatenate(list(seen))
     whole = source.astype(np.int64)
     lines = above.reshape(-1, grid)
@@ -159,7 +164,7 @@ def _rows(grid: int, windows: list[Window]) -> tuple[Doubles, Positions]:
 
     Beyond what is seen there are no pixels whose sources could be met.
     """
-    seen = [_sources(grid, w.height)[w.top - w.y : w.bottom - w.y + 2] for w in windows]
+    seen = [_sources(grid, w.height, w.width)[w.top - w.y : w.bottom - w.y + 2] for w in windows]
     sources = np.concatenate(seen)
     stops = np.cumsum([len(each) for each in seen])
     first = np.concatenate([[0], stops[:-1]])
@@ -167,30 +172,34 @@ def _rows(grid: int, windows: list[Window]) -> tuple[Doubles, Positions]:
     return sources, first
 
 
-def _sources(grid: int, side: int) -> Doubles:
+def _sources(grid: int, side: int, other: int) -> Doubles:
     """float64[1 + side + 1]: where the kernel reads each pixel of a side, in pixels of the grid.
 
-    The first and the last stand for what is beyond.
+    The first and the last stand for what is beyond. other: the box's other side.
     """
-    return _remembered(grid, side) if side <= _LONGEST_REMEMBERED else _ask_kernel(grid, side)
+    is_small = side + other <= _SMALL
+    ask = _remembered if side <= _LONGEST_REMEMBERED else _ask_kernel
+    return ask(grid, side, is_small)
 
 
 @lru_cache(maxsize=2048)
-def _remembered(grid: int, side: int) -> Doubles:
-    return _ask_kernel(grid, side)
+def _remembered(grid: int, side: int, is_small: bool) -> Doubles:
+    return _ask_kernel(grid, side, is_small)
 
 
-def _ask_kernel(grid: int, side: int) -> Doubles:
+def _ask_kernel(grid: int, side: int, is_small: bool) -> Doubles:
     """Its weights, to the last bit, from what it makes of one pixel in three.
 
     Where a pixel is read can be told from its size but for the last bits, in which processors
-    differ. The nearest pixel of the grid and its neighbours are of different thirds, so that their
-    weights come out alone; that of one neighbour is 0.
+    differ, and in torch 2.6 and 2.15 the two kernels, and either of them with three channels. The
+    nearest pixel of the grid and its neighbours are of different thirds, so that their weights come
+    out alone; that of one neighbour is 0.
     """
     thirds = (torch.arange(grid) % 3 == torch.arange(3)[:, None]).float()
+    other = 1 if is_small else max(1, _SMALL + 1 - side)
     weights = F.interpolate(
-        thirds[None, :, None], size=(1, side), mode="bilinear", align_corners=False
-    )[0, :, 0].numpy()
+        thirds[:, None, None], size=(other, side), mode="bilinear", align_corners=False
+    )[:, 0, 0].numpy()
     pixel = np.arange(side)
     nearest = np.rint((pixel + 0.5) * (grid / side) - 0.5).clip(0, grid - 1).astype(np.int64)
     after, before = weights[(nearest + 1) % 3, pixel], weights[(nearest - 1) % 3, pixel]
