@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from detengine.config.schema import Config
@@ -13,6 +12,7 @@ from detengine.modeling.build_preprocess import build_preprocess, or_where_16_bi
 from detengine.modeling.build_retinanet import build_retinanet
 from detengine.modeling.build_rpn import build_rpn
 from detengine.modeling.builder import build_by_name
+from detengine.modeling.channels_last import put_channels_last
 from detengine.modeling.compiling import compile_parts
 from detengine.modeling.folding import fold_frozen_norms
 from detengine.modeling.rcnn import GeneralizedRCNN
@@ -28,8 +28,7 @@ def build_detection_model(cfg: Config) -> nn.Module:
     if or_where_16_bits(cfg, cfg.MODEL.FOLD_FROZEN_BN) and cfg.MODEL.BUILDER is None:
         fold_frozen_norms(model)
     if or_where_16_bits(cfg, cfg.MODEL.CHANNELS_LAST):
-        # Convolutions follow their weights' layout, and put out what they read.
-        model.to(memory_format=torch.channels_last)
+        put_channels_last(model)
     if cfg.MODEL.COMPILE:
         compile_parts(model)
     return model
