@@ -1,15 +1,20 @@
 """What a rank is doing, read from real stacks."""
 
 import importlib
+import multiprocessing
+import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
+from detengine.data.workers import ObservedData
 from detengine.distributed.standstill import Position
 from detengine.distributed.watchdog import Watchdog
 from detengine.engine.inference import compute_on_dataset
@@ -71,6 +76,46 @@ def test_a_step_is_told_by_its_part_and_its_image_ids(seen: dict[str, Position])
 
 def test_waiting_for_a_batch_is_data_and_tells_where(seen: dict[str, Position]) -> None:
     assert str(seen["data"]) == "data (in seen.<locals>.loader)"
+
+
+class Slow:
+    """A sample that is never there."""
+
+    name = "slow"
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, key: Any) -> Any:
+        time.sleep(60)
+
+    def name_of(self, key: Any) -> str:
+        return "image 7"
+
+
+def test_waiting_for_a_loaders_process_tells_which_one_and_what_it_reads() -> None:
+    observed = ObservedData(Slow(), 1)
+    loader = DataLoader(observed, num_workers=1, worker_init_fn=observed.start_worker)
+    batches, positions = iter(loader), []
+
+    def look() -> None:
+        while not observed.still_reading():
+            time.sleep(0.01)
+        positions.append(position_of(sys._current_frames()[main]))
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    main = threading.get_ident()
+    looking = threading.Thread(target=look)
+    looking.start()
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        next(batches)
+    looking.join()
+    [position] = positions
+    assert re.fullmatch(
+        r"data \(data-loader worker 0 \(process \d+\) has been reading image 7 for 0 s\)",
+        str(position),
+    )
 
 
 def test_a_forward_of_scoring_is_told_from_one_of_training() -> None:

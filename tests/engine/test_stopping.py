@@ -47,6 +47,19 @@ def test_a_schedulers_signal_may_come_twice(
     assert line == f"{number.name}: stopping after this step, to be resumed"
 
 
+def test_a_terminal_that_is_gone_asks_to_stop_unless_nohup_is_to_keep_it_going() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, stops in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
+            signal.signal(signal.SIGHUP, handler)
+            with stop_on_request() as should_stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert should_stop() == stops
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_forked_process_goes_on_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with stop_on_request() as should_stop:
         child = os.fork()

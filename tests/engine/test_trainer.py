@@ -107,6 +107,19 @@ def test_a_window_that_would_be_partial_is_refused_before_training(run, make_loa
         run(make_loader(5), accumulate=2)
 
 
+def test_a_loader_that_ends_before_its_length_is_an_error_and_no_end(run, make_loader):
+    class Short:
+        def __len__(self) -> int:
+            return 6
+
+        def __iter__(self):
+            return iter(list(make_loader(3)))
+
+    for accumulate, given in ((1, 3), (2, 3)):
+        with pytest.raises(RuntimeError, match=f"the data loader ended after {given} batches, in"):
+            run(Short(), accumulate=accumulate, folder=f"run{accumulate}")
+
+
 def test_each_modules_mode_returns_even_after_an_exception(run, make_loader, detector):
     detector.eval()
     detector.dropout.train()
