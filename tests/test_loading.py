@@ -1,11 +1,13 @@
 """A trained model from a run's folder, a checkpoint, a published name, or none of these."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from PIL import Image
 from safetensors.torch import save_file as save_safetensors
 
@@ -15,9 +17,13 @@ from detengine.config.load import load_config, replace
 from detengine.config.published import config_of_torchvision
 from detengine.config.schema import Config
 from detengine.evaluation.predictions_file import load_predictions
+from detengine.exporting import export_onnx
 from detengine.loading import LoadedModel, load, load_model
 from detengine.modeling.build import build_detection_model
+from detengine.modeling.export_onnx import TORCH
 from detengine.run import evaluate, train
+from detengine.run_report.folder import read_run_folder
+from fault_record import Record
 
 CLASSES = ("disc", "bar", "wedge")
 
@@ -63,6 +69,52 @@ def test_a_checkpoint_does_not_say_which_code_is_run(run_folder: Path, tmp_path:
     save_file(tmp_path / "wicked.pth", entries)
     with pytest.raises(ValueError, match=r"MODEL\.BUILDER: wicked:function.*config='FILE\.yaml'"):
         load_model(tmp_path / "wicked.pth", device="cpu")
+
+
+@pytest.mark.faults
+def test_a_runs_folder_does_not_say_which_code_is_run(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_fault: Record
+) -> None:
+    """Somebody's folder, with a module in it, that is worked in."""
+    theirs = shutil.copytree(run_folder, tmp_path / "theirs")
+    (theirs / "wicked_module.py").write_text("open('it_ran', 'w').close()")
+    config = theirs / "config.yaml"
+    text = config.read_text()
+    (theirs / "config.yaml.sha256").unlink()  # it is theirs, and would be right
+    monkeypatch.chdir(theirs)
+    monkeypatch.setattr("sys.path", [each for each in sys.path if each])
+    config.write_text(text.replace("BUILDER: null", "BUILDER: wicked_module:build"))
+    refused = [
+        lambda: load_model(theirs, device="cpu"),
+        lambda: load_model(theirs, device="cpu", best=True),
+    ]
+    if Version(torch.__version__) >= Version(TORCH):  # an older one is refused before
+        refused.append(lambda: export_onnx(theirs, tmp_path / "x.onnx"))
+    for attempt in refused:
+        with pytest.raises(ValueError, match=r"MODEL\.BUILDER"):
+            attempt()
+    for line in ("_BASE_: /etc/hostname", "A: &a 1\nB: *a"):
+        config.write_text(f"{line}\n{text}")
+        with pytest.raises(ValueError, match=r"config\.yaml: (includes a file|has an alias)"):
+            load_model(theirs, device="cpu")
+        with pytest.raises(ValueError, match=r"config\.yaml: (includes a file|has an alias)"):
+            read_run_folder(theirs)
+    assert not Path("it_ran").exists()
+    config.write_text(text.replace("BUILDER: null", "BUILDER: wicked_module:build"))
+    with pytest.raises(ValueError, match="wicked_module has no function 'build'"):
+        load_model(theirs, device="cpu", config=config)
+    assert Path("it_ran").exists()  # where the user names the configuration
+    del sys.modules["wicked_module"]
+    record_fault(
+        "Security",
+        "a run's folder that names code",
+        made="MODEL.BUILDER in its config.yaml, the module beside it, the folder worked in; files "
+        "to include; aliases",
+        promised="nothing is imported or included by load, predict, export and report, until the "
+        "user names the configuration",
+        tried=f"{len(refused) + 4} calls",
+        happened=f"{len(refused) + 4} refused",
+    )
 
 
 def test_a_checkpoint_alone_says_what_model_it_is_of(run_folder: Path, tmp_path: Path) -> None:

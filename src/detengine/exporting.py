@@ -19,6 +19,7 @@ from detengine.config.schema import Config
 from detengine.data.build import build_transforms, load_truth
 from detengine.data.images import read_image
 from detengine.data.transforms import transform_sample
+from detengine.disk.writing import whole_file
 from detengine.loading import LoadedModel, load_model
 from detengine.modeling.export_agreement import Agreement, Cut
 from detengine.modeling.export_onnx import (
@@ -26,10 +27,12 @@ from detengine.modeling.export_onnx import (
     make_exportable,
     raise_if_opset_unknown,
     raise_if_packages_missing,
+    raise_if_torch_too_old,
     write_onnx,
 )
-from detengine.output_folder import CONFIG, raise_if_not_writable
+from detengine.output_folder import CONFIG, raise_if_not_writable, read_run_config
 from detengine.structures.batch import Sample
+from detengine.untrusted.addresses import without_secrets
 
 PICTURES = 3
 """So many are looked at where none are named."""
@@ -64,10 +67,11 @@ def export_onnx(
     is still there, else of the demo's.
     The file is written beside target, run by onnxruntime, compared with the model, and only then
     renamed. Raises ValueError, with the numbers, where they differ by more than TOLERANCES, and for
-    a model that cannot be exported; ImportError for packages that are missing; OSError.
+    a model that cannot be exported; ImportError for packages that are missing or too old; OSError.
     """
     target = Path(target)
     raise_if_packages_missing()
+    raise_if_torch_too_old()
     raise_if_opset_unknown(opset)
     if target.suffix != ".onnx":
         raise ValueError(f"{target} is to be an ONNX file; give it a name that ends with .onnx")
@@ -79,8 +83,7 @@ def export_onnx(
     exportable = make_exportable(loaded.model)
     paths = [Path(each) for each in pictures] or _known_pictures(loaded.cfg)
     samples = [as_seen(loaded.cfg, path) for path in paths]
-    aside = target.with_name(f"{target.name}.tmp")
-    try:
+    with whole_file(target) as aside:
         write_onnx(exportable, aside, opset=opset, metadata=describe(loaded))
         agreement = compare(loaded, aside, samples)
         if problems := agreement.problems():
@@ -89,10 +92,6 @@ def export_onnx(
                 f"model finds. {'; '.join(problems)}. {agreement}. Pictures on which scores are "
                 "at a tie, such as empty ones, can do that: compare on others with --check"
             )
-        aside.replace(target)
-    finally:
-        with suppress(OSError):
-            aside.unlink()
     return Exported(target, opset, agreement)
 
 
@@ -102,9 +101,9 @@ def _load(
     """The model on the CPU, as torch's plain operators."""
     changes = [*PLAIN, *overrides]
     place = Path(run_or_weights)
-    if config is None and place.is_dir() and (place / CONFIG).is_file():
-        config = place / CONFIG
     given: Config | None = None if config is None else load_config(config, changes)
+    if config is None and place.is_dir() and (place / CONFIG).is_file():
+        given = read_run_config(place, changes)
     _raise_if_not_ours(given)
     loaded = load_model(run_or_weights, device="cpu", config=given, best=best)
     if given is None:
@@ -149,7 +148,7 @@ def describe(loaded: LoadedModel) -> dict[str, str]:
         "score_threshold": cut.score,
         "detections_per_image": cut.per_image,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "weights": Path(loaded.weights).name,
+        "weights": Path(without_secrets(loaded.weights)).name,
     }
     return {key: _as_text(value) for key, value in values.items()}
 

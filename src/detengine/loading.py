@@ -1,5 +1,6 @@
 """A trained model, from whatever a user has of it: a run's folder, a checkpoint, a name."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from detengine.data.build import number_of_classes
 from detengine.distributed.launch import resolve_device
 from detengine.engine.predictor import Predictor
 from detengine.modeling.build import build_detection_model
-from detengine.output_folder import CONFIG
+from detengine.output_folder import CONFIG, read_run_config
 
 
 class LoadedModel(NamedTuple):
@@ -75,7 +76,8 @@ def load_model(
     `find_weights` takes it, for some of torchvision's (TORCHVISION_DETECTORS) without a
     configuration.
     device: as MODEL.DEVICE. config: the model's, a YAML file or a Config, needed by weights of
-    other programs; it wins over that of a run or a checkpoint. class_names: of labels 1..K, for
+    other programs, and by a MODEL.BUILDER's, since no folder and no checkpoint says which code is
+    run; it wins over that of a run or a checkpoint. class_names: of labels 1..K, for
     weights that do not name them.
     Raises FileNotFoundError where there is nothing, and ValueError, with the cure, for weights
     whose model is not known, or which do not fit the configuration.
@@ -83,7 +85,7 @@ def load_model(
     place = Path(run_or_weights)
     if place.is_dir():
         weights = str(_checkpoint_of(place, best=best))
-        cfg = load_config(place / CONFIG) if config is None else _given(config)
+        cfg = _own(place) if config is None else _given(config)
         known: Sequence[str] = ()
     else:
         weights = str(run_or_weights)
@@ -135,6 +137,19 @@ def _raise_if_no_run(weights: str, *, best: bool) -> None:
             f"there is nothing at {weights}. Expected a run's output folder, a checkpoint's file, "
             f"or the name of published weights, such as {TORCHVISION}maskrcnn_resnet50_fpn_v2."
         )
+
+
+def _own(folder: Path) -> Config:
+    """The configuration of a run's folder, which may be of anybody, and so names no code."""
+    cfg = read_run_config(folder)
+    if cfg.MODEL.BUILDER is not None:
+        raise ValueError(
+            f"the run in {folder} is of a model that code of its own built (MODEL.BUILDER: "
+            f"{cfg.MODEL.BUILDER}), and no folder says which code is run. Where you trust it, give "
+            f"its configuration yourself: load(..., config='{folder / CONFIG}'), or on the command "
+            f"line --config-file {shlex.quote(str(folder / CONFIG))}."
+        )
+    return cfg
 
 
 def _given(config: str | Path | Config) -> Config:

@@ -1,14 +1,20 @@
 """The folder a run writes everything to."""
 
+import errno
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from detengine.checkpoint.history import has_checkpoint
+from detengine.config.load import parse_config
+from detengine.config.schema import Config
+from detengine.config.yaml_files import read_yaml_text
+from detengine.disk.writing import naming, remove_quietly
 from detengine.distributed.comm import broadcast, is_main_process, synchronize
+from detengine.untrusted.links import without_link
 
 try:
     import fcntl
@@ -17,6 +23,17 @@ except ImportError:  # Windows
 
 CONFIG = "config.yaml"
 """A training's configuration, every value written out, in its folder."""
+
+
+def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that a run wrote into its folder; overrides: as of `load_config`.
+
+    The folder may be anybody's. So its configuration includes no other file (_BASE_) and has no
+    alias, as ours never have; what code it names (MODEL.BUILDER) is for the caller to refuse.
+    Raises ConfigError.
+    """
+    path = folder / CONFIG
+    return parse_config(read_yaml_text(path), overrides, source=str(path))
 
 
 def prepare_output_folder(path: str | Path, *, resume: bool) -> Path:
@@ -54,7 +71,7 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         if file is not None:
-            path.unlink(missing_ok=True)
+            remove_quietly(path)
             file.close()
 
 
@@ -80,7 +97,8 @@ def _lock(path: Path) -> tuple[TextIO | None, str]:
     """The locked file, if the system can lock it, and who else holds it, if anybody does."""
     if fcntl is None:
         return None, ""
-    file = path.open("a+", encoding="utf-8")
+    with naming(path):
+        file = without_link(path).open("a+", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -91,16 +109,22 @@ def _lock(path: Path) -> tuple[TextIO | None, str]:
     except OSError:
         file.close()
         return None, ""
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}\n")
-    file.flush()
+    with suppress(OSError):  # a full disk: it is held all the same, by whom is not said
+        file.truncate(0)
+        os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
     return file, ""
 
 
-def make_output_folder(path: str | Path) -> Path:
-    """The folder, made if need be. Raises OSError, with the cure, where it cannot be written to."""
+def make_output_folder(path: str | Path, *, within: Path | None = None) -> Path:
+    """The folder, made if need be. Raises OSError, with the cure, where it cannot be written to.
+
+    within: one of those above it that is not made: where it is gone, its disk may be, and what
+    follows is not to land on another.
+    """
     folder = Path(path)
     try:
+        if within is not None and not within.is_dir():
+            raise FileNotFoundError(errno.ENOENT, f"{within} was removed, or its disk is gone")
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:

@@ -18,7 +18,9 @@ from detengine.evaluation.described_results import DescribedResultsWriter
 from detengine.monitor.progress import track
 from detengine.output_folder import make_output_folder
 from detengine.picture_files import FoundFiles, PictureFile
+from detengine.report.pictures import save_picture
 from detengine.report.video import VideoWriter
+from detengine.untrusted.links import without_link
 
 logger = logging.getLogger("detengine.predicting")
 
@@ -155,7 +157,8 @@ class _Job:
         if suffix not in _KEPT_SUFFIXES:
             place = place.with_name(f"{place.name}.png")
         make_output_folder(place.parent)
-        result.draw(self.options.score_threshold).save(place, quality=_JPEG_QUALITY)
+        drawn = result.draw(self.options.score_threshold)
+        save_picture(drawn, place, quality=_JPEG_QUALITY)
 
     def predict_video(self, file: PictureFile, results: DescribedResultsWriter) -> None:
         """All frames of a video, of which a batch is in memory."""
@@ -187,7 +190,7 @@ class _Job:
                 if self.options.draws:
                     if writer is None:
                         make_output_folder(place.parent)
-                        writer = VideoWriter(place, reader.rate, frame.time_base)
+                        writer = VideoWriter(without_link(place), reader.rate, frame.time_base)
                         stack.enter_context(writer)
                     writer.write(self._drawn(result), frame.time)
         if reader.problem is not None:

@@ -16,6 +16,7 @@ from detengine.config.schema import Config
 from detengine.data.build import make_evaluation_loader, make_loss_loader
 from detengine.data.dataset import DetectionDataset
 from detengine.data.workers import naming_dead_workers
+from detengine.disk.writing import write_bytes
 from detengine.distributed.comm import (
     broadcast,
     get_rank,
@@ -31,6 +32,7 @@ from detengine.evaluation.build import build_scoring_options, gives_proposals, i
 from detengine.evaluation.coco_results import remove_coco_results
 from detengine.evaluation.predictions_file import (
     load_predictions,
+    remove_leftovers,
     remove_predictions,
     stored_image_ids,
 )
@@ -69,14 +71,15 @@ def score(
     weights = digest_of_weights(model) if is_main_process() else ""
     results = {}
     for dataset in test_sets:
-        predictions = make_output_folder(folder / INFERENCE / dataset.name)
+        predictions = make_output_folder(folder / INFERENCE / dataset.name, within=folder)
         origin = broadcast(origin_of(cfg, weights, dataset) if is_main_process() else "")
         result = score_test_set(
             cfg, model, dataset, predictions, device, watchdog,
             origin=origin, should_stop=should_stop, resume=resume,
         )  # fmt: skip
         if is_main_process() and cfg.TEST.PICTURES:
-            draw_pictures(cfg, dataset, predictions, folder / PICTURES / dataset.name)
+            pictures = make_output_folder(folder / PICTURES / dataset.name, within=folder)
+            draw_pictures(cfg, dataset, predictions, pictures)
         if cfg.TEST.LOSS:
             losses = measure_losses(cfg, model, dataset, device, watchdog, should_stop=should_stop)
             result = replace(result, metrics={**result.metrics, LOSS: losses})
@@ -129,7 +132,7 @@ def score_test_set(
 def draw_pictures(cfg: Config, dataset: DetectionDataset, predictions: Path, folder: Path) -> None:
     """TEST.PICTURES pictures of truth beside prediction, into the folder."""
     pairs = load_predictions(predictions)
-    paths = write_pictures(dataset, pairs, make_output_folder(folder), cfg.TEST.PICTURES)
+    paths = write_pictures(dataset, pairs, folder, cfg.TEST.PICTURES)
     logger.info("pictures, truth beside prediction: %s", paths[0])
 
 
@@ -211,6 +214,7 @@ def begin_predictions(folder: Path, origin: str, *, resume: bool) -> list[int]:
     """The ids of the images whose predictions are gone on with; others' are removed. All ranks."""
     done: list[int] = []
     if is_main_process():
+        remove_leftovers(folder)
         found = stored_image_ids(folder, origin) if resume else None
         if found is None:
             remove_coco_results(folder)
@@ -252,4 +256,4 @@ def _write_plain(path: Path, results: Mapping[str, Metrics]) -> None:
         }
         for test_set, of_set in results.items()
     }
-    path.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
+    write_bytes(path, orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detengine.checkpoint.files import write_text
 from detengine.config.load import replace as replace_keys
 from detengine.config.schema import Config
 from detengine.data.build import build_datasets, build_transforms
@@ -18,11 +17,13 @@ from detengine.data.build_survey import Survey, survey
 from detengine.data.class_balance import count_classes
 from detengine.data.dataset import DetectionDataset, TrainingData
 from detengine.data.keypoints import skeleton_of
+from detengine.disk.writing import write_text
 from detengine.monitor.logs import collected_warnings
 from detengine.monitor.progress import track
 from detengine.output_folder import make_output_folder
 from detengine.report.annotations import Annotations, draw_annotations
 from detengine.report.colours import colour_in_css, colours_of
+from detengine.report.pictures import save_picture
 from detengine.report.samples_page import (
     EmbeddedPicture,
     LegendEntry,
@@ -264,5 +265,5 @@ def _draw(image: Tensor, annotations: Annotations, names: Sequence[str]) -> Imag
 
 
 def _kept(picture: Image.Image, path: Path, caption: str) -> EmbeddedPicture:
-    picture.save(path)
+    save_picture(picture, path)
     return embedded(picture, caption)

@@ -1,8 +1,6 @@
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from detengine.checkpoint.catalog import (
     find_source,
     find_weights,
 )
+from https_server import Server
 
 SHARED = Path(__file__).parents[2] / "../shared"
 CATALOGS = SHARED / "golden/small/catalogs.json"
@@ -21,46 +20,9 @@ RECORDED = json.loads(CATALOGS.read_text())["models"] if CATALOGS.exists() else 
 R50 = "catalog://ImageNetPretrained/MSRA/R-50"
 
 
-class Server:
-    """A web server on this machine. files: by path; requests: the paths asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.requests: list[str] = []
-        self.announce_more = 0
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                owner.requests.append(self.path)
-                content = owner.files.get(self.path)
-                if content is None:
-                    self.send_error(404)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content) + owner.announce_more))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
+def checked(server: Server, path: str) -> str:
+    """The address of what the server has at a path, with its checksum."""
+    return f"{server.address}{path}#sha256={hashlib.sha256(server.files[path]).hexdigest()}"
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +87,7 @@ def test_an_address_of_another_kind_is_no_path(name: str) -> None:
 
 def test_a_file_is_downloaded_once_with_its_checksum_beside_it(server: Server, cache: Path) -> None:
     server.files["/some/a.pth"] = b"weights"
-    address = f"{server.address}/some/a.pth"
+    address = checked(server, "/some/a.pth")
     for _ in range(2):
         path = find_weights(address)
         assert (path, path.read_bytes()) == (cache / "a.pth", b"weights")
@@ -137,7 +99,7 @@ def test_a_file_is_downloaded_once_with_its_checksum_beside_it(server: Server, c
 
 def test_what_is_kept_is_found_and_nothing_is_downloaded_for_it(server: Server) -> None:
     server.files["/x.pth"] = b"weights"
-    address = f"{server.address}/x.pth"
+    address = checked(server, "/x.pth")
     assert find_kept(address) is None
     assert server.requests == []
     assert find_kept("x.pth") == Path("x.pth")
@@ -148,16 +110,17 @@ def test_two_addresses_with_one_file_name_are_two_files(server: Server) -> None:
     server.files |= {"/one/a.pth": b"one", "/two/a.pth": b"two"}
     for _ in range(2):
         for name in ("one", "two"):
-            assert find_weights(f"{server.address}/{name}/a.pth").read_text() == name
+            assert find_weights(checked(server, f"/{name}/a.pth")).read_text() == name
     assert server.requests == ["/one/a.pth", "/two/a.pth"]
 
 
 def test_damage_is_noticed_at_every_use(server: Server, cache: Path) -> None:
     server.files["/a.pth"] = b"weights"
-    find_weights(f"{server.address}/a.pth")
+    find_weights(checked(server, "/a.pth"))
     (cache / "a.pth").write_bytes(b"weighTs")
-    with pytest.raises(ValueError, match=r"cache/a\.pth are damaged, or are others: .*Delete"):
-        find_weights(f"{server.address}/a.pth")
+    for address in (checked(server, "/a.pth"), f"{server.address}/a.pth"):
+        with pytest.raises(ValueError, match=r"cache/a\.pth are damaged, or are others: .*Delete"):
+            find_weights(address)
 
 
 def test_a_given_checksum_is_compared(server: Server, cache: Path) -> None:
@@ -175,26 +138,27 @@ def test_a_download_that_breaks_off_leaves_nothing(server: Server, cache: Path) 
     server.files["/a.pth"] = b"weights"
     server.announce_more = 3
     with pytest.raises(OSError, match=r"could not be downloaded: 7 of 10 bytes came"):
-        find_weights(f"{server.address}/a.pth")
+        find_weights(checked(server, "/a.pth"))
     assert list(cache.iterdir()) == []
 
 
 def test_without_the_file_and_the_net_one_error_says_what_to_do(
     server: Server, cache: Path
 ) -> None:
+    address = f"{server.address}/a.pth#sha256={'0' * 64}"
     with pytest.raises(OSError, match="could not be downloaded") as error:
-        find_weights(f"{server.address}/a.pth")
+        find_weights(address)
     for part in (
         f"{server.address}/a.pth",
         "HTTP Error 404",
-        f"Looked for {cache}/a.pth.",
+        f"Looked for {cache}/a.pth and ",
         f"put it at {cache}/a.pth",
         "MODEL.WEIGHT",
     ):
         assert part in str(error.value)
     server.close()
     with pytest.raises(OSError, match=r"could not be downloaded: .*refused"):
-        find_weights(f"{server.address}/a.pth")
+        find_weights(address)
 
 
 def test_a_file_put_there_by_hand_is_taken(cache: Path) -> None:
@@ -218,12 +182,13 @@ def test_another_addresss_file_is_not_taken_for_an_old_download_of_its_name(
     (tmp_path / "old").mkdir()
     (tmp_path / "old/a.pth").write_bytes(b"old")
     server.files["/a.pth"] = b"new"
-    assert find_weights(f"{server.address}/a.pth").read_bytes() == b"new"
+    with pytest.raises(ValueError, match="has no checksum"):
+        find_weights(f"{server.address}/a.pth")
 
 
 def test_an_empty_checksum_is_none(server: Server, cache: Path) -> None:
     server.files["/a.pth"] = b"weights"
-    find_weights(f"{server.address}/a.pth")
+    find_weights(checked(server, "/a.pth"))
     (cache / "a.pth.sha256").write_text("")
     assert find_weights(f"{server.address}/a.pth") == cache / "a.pth"
 
@@ -252,23 +217,23 @@ def test_the_cache_is_in_the_home_unless_it_is_set(
 
 
 def test_rank_0_downloads_and_all_ranks_get_the_file_or_the_error(
-    server: Server, tmp_path: Path, run_ranks: Callable[..., list[str]]
+    server: Server, certificate: Path, tmp_path: Path, run_ranks: Callable[..., list[str]]
 ) -> None:
     server.files["/a.pth"] = b"weights"
     program = Path(__file__).parent / "catalog_program.py"
-    run_ranks(2, program, tmp_path, f"{server.address}/a.pth")
+    run_ranks(2, program, tmp_path, certificate, checked(server, "/a.pth"))
     texts = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert texts[0] == texts[1]
-    assert texts[0].startswith("weights\nOSError: the weights http://127.0.0.1")
+    assert texts[0].startswith("weights\nOSError: the weights https://127.0.0.1")
     assert server.requests == ["/a.pth", "/a.pth.missing"]
 
 
 def test_each_machine_fetches_once_into_a_cache_of_its_own(
-    server: Server, tmp_path: Path, run_ranks: Callable[..., list[str]]
+    server: Server, certificate: Path, tmp_path: Path, run_ranks: Callable[..., list[str]]
 ) -> None:
     server.files["/a.pth"] = b"weights"
     program = Path(__file__).parent / "catalog_program.py"
-    run_ranks(2, program, tmp_path, f"{server.address}/a.pth", "apart")
+    run_ranks(2, program, tmp_path, certificate, checked(server, "/a.pth"), "apart")
     texts = [(tmp_path / f"rank{rank}.txt").read_text() for rank in range(2)]
     assert [text.splitlines()[0] for text in texts] == ["weights"] * 2
     assert all((tmp_path / f"cache{rank}/a.pth").is_file() for rank in range(2))
@@ -276,9 +241,9 @@ def test_each_machine_fetches_once_into_a_cache_of_its_own(
 
 
 def test_machines_that_share_a_cache_fetch_once_together(
-    server: Server, tmp_path: Path, run_ranks: Callable[..., list[str]]
+    server: Server, certificate: Path, tmp_path: Path, run_ranks: Callable[..., list[str]]
 ) -> None:
     server.files["/a.pth"] = b"weights"
     program = Path(__file__).parent / "catalog_program.py"
-    run_ranks(2, program, tmp_path, f"{server.address}/a.pth", "sharing")
+    run_ranks(2, program, tmp_path, certificate, checked(server, "/a.pth"), "sharing")
     assert server.requests == ["/a.pth", "/a.pth.missing"]

@@ -1,14 +1,18 @@
 """A damaged newest checkpoint is named, and the one before it is used; none is silently loaded."""
 
-import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from damage import bits_of, flipped, flips, truncations
 from detengine.checkpoint.checkpointer import Checkpointer
+from detengine.checkpoint.files import load_file
+
+pytestmark = pytest.mark.faults
 
 NEWEST = "model_0000002.pth"
 
@@ -38,56 +42,104 @@ def resumed_at(run: Checkpointer) -> int:
     return iteration
 
 
-def flipped(content: bytes, bit: int) -> bytes:
-    damaged = bytearray(content)
-    damaged[bit // 8] ^= 1 << bit % 8
-    return bytes(damaged)
-
-
-def bits_of(content: bytes, count: int) -> list[int]:
-    return random.Random(0).sample(range(8 * len(content)), count)
-
-
 @pytest.mark.parametrize("has_checksum", [True, False])
 def test_a_truncated_newest_file_is_named_and_the_one_before_is_used(
-    run: Checkpointer, tmp_path: Path, caplog: pytest.LogCaptureFixture, has_checksum: bool
+    run: Checkpointer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    has_checksum: bool,
+    record_fault: Any,
 ) -> None:
     newest = tmp_path / NEWEST
     whole = newest.read_bytes()
     if not has_checksum:
         (tmp_path / f"{NEWEST}.sha256").unlink()
-    for length in [*range(0, len(whole) - 1, len(whole) // 40), len(whole) - 1]:
+    lengths = list(truncations(whole))
+    for damage in lengths:
         caplog.clear()
-        newest.write_bytes(whole[:length])
+        newest.write_bytes(damage)
         assert resumed_at(run) == 1
         assert f"{NEWEST} is passed over for the one before it" in caplog.text
         assert re.search("is empty|is damaged|is truncated|is not a checkpoint", caplog.text)
+    record_fault(
+        "Damage",
+        f"the newest checkpoint is cut off, {'with' if has_checksum else 'without'} its checksum",
+        made="at each 1/20 of its length",
+        promised="named, and the one before is used",
+        tried=f"{len(lengths)} lengths",
+        happened="all named",
+    )
 
 
-def test_200_flipped_bits_are_noticed_and_the_one_before_is_used(
-    run: Checkpointer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("has_checksum", [True, False])
+def test_flipped_bits_are_noticed_and_the_one_before_is_used(
+    run: Checkpointer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    has_checksum: bool,
+    times: Any,
+    record_fault: Any,
 ) -> None:
     newest = tmp_path / NEWEST
-    whole = newest.read_bytes()
-    for bit in bits_of(whole, 200):
+    whole, expected = newest.read_bytes(), load_file(newest)
+    if not has_checksum:
+        (tmp_path / f"{NEWEST}.sha256").unlink()
+    noticed, bits = 0, bits_of(whole, times(40, 200))
+    for bit in bits:
         caplog.clear()
         newest.write_bytes(flipped(whole, bit))
-        assert resumed_at(run) == 1
-        assert f"{NEWEST} is passed over" in caplog.text
-        assert "is damaged: its sha256" in caplog.text
+        if resumed_at(run) == 1:
+            assert f"{NEWEST} is passed over" in caplog.text
+            noticed += 1
+        else:
+            assert not has_checksum
+            assert repr(load_file(newest)) == repr(expected)
+    record_fault(
+        "Damage",
+        f"a flipped bit in the newest checkpoint, {'with' if has_checksum else 'without'} its "
+        "checksum",
+        made="one bit at a time",
+        promised="named, and the one before is used, unless nothing of it is another",
+        tried=f"{len(bits)} bits",
+        happened=f"{noticed} named, {len(bits) - noticed} in bytes without meaning",
+    )
 
 
 def test_flipped_bits_in_a_checksum_never_let_a_damaged_file_pass(
-    run: Checkpointer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Checkpointer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    times: Any,
+    record_fault: Any,
 ) -> None:
     checksum = tmp_path / f"{NEWEST}.sha256"
     whole = checksum.read_bytes()
-    for bit in bits_of(whole, 200):
+    bits = bits_of(whole, times(40, 200))
+    for bit in bits:
         caplog.clear()
         checksum.write_bytes(flipped(whole, bit))
         is_in_digest = bit // 8 <= 64  # or the blank behind it; the file's name does not count
         assert resumed_at(run) == (1 if is_in_digest else 2)
         assert (f"{NEWEST} is passed over" in caplog.text) == is_in_digest
+    record_fault(
+        "Damage",
+        "a flipped bit in a checkpoint's .sha256",
+        made="one bit at a time",
+        promised="nobody can tell whether the checkpoint is whole: the one before is used",
+        tried=f"{len(bits)} bits",
+        happened="so, but where the bit is in the file's name, which says nothing",
+    )
+
+
+def test_over_a_damaged_checkpoint_and_checksum_a_run_that_was_sent_back_saves_again(
+    run: Checkpointer, tmp_path: Path
+) -> None:
+    for name in (NEWEST, f"{NEWEST}.sha256"):
+        (tmp_path / name).write_bytes(b"")
+    assert resumed_at(run) == 1
+    nn.init.constant_(run.model.weight, 2)
+    run.save("model_0000002", iteration=2)
+    assert resumed_at(run) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\n"])
@@ -100,13 +152,22 @@ def test_an_emptied_checksum_is_damage(
 
 
 def test_with_any_flipped_bit_in_last_checkpoint_the_newest_is_found(
-    run: Checkpointer, tmp_path: Path
+    run: Checkpointer, tmp_path: Path, times: Any, record_fault: Any
 ) -> None:
     last = tmp_path / "last_checkpoint"
     whole = last.read_bytes()
-    for bit in range(8 * len(whole)):
-        last.write_bytes(flipped(whole, bit))
+    damages = [*truncations(whole), *flips(whole, times(40, 8 * len(whole)))]
+    for damage in damages:
+        last.write_bytes(damage)
         assert resumed_at(run) == 2
+    record_fault(
+        "Damage",
+        "last_checkpoint",
+        made="cut off at each of its bytes; any of its bits flipped",
+        promised="the checkpoint with the most iterations is used",
+        tried=f"{len(damages)} damages",
+        happened="used",
+    )
 
 
 def test_without_last_checkpoint_the_newest_is_found(run: Checkpointer, tmp_path: Path) -> None:

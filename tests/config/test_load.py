@@ -312,7 +312,7 @@ def test_a_configurations_text_is_what_it_is_in_a_file(conventions: str) -> None
         ("{_BASE_: /etc/hostname}", "includes a file"),
         ('"\\x5fBASE_": /etc/hostname', "includes a file"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "has an alias"),
-        ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("[" * 5000 + "]" * 5000, "is nested over 100 levels"),
         ("MODEL: [", "is no valid YAML"),
         ("MODEL: {MASKON: True}", "MASKON"),
         ("3", "holds int 3"),

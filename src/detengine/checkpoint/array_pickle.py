@@ -1,11 +1,10 @@
 """Pickles of arrays (`.pkl`), as of Caffe2 Detectron and detectron2; nothing in one runs."""
 
 import pickle
-import pickletools
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +16,14 @@ from detengine.checkpoint.files import (
     raise_if_web_page,
 )
 from detengine.checkpoint.own_entries import own_entries
+from detengine.untrusted.disguise import raise_if_disguised
+from detengine.untrusted.excerpt import excerpt
+from detengine.untrusted.pickles import UnfitPickleError, raise_if_unfit
 
 _WEIGHTS = ("blobs", "model")
 """Where the arrays stand: in Caffe2 Detectron's files of whole models, and in detectron2's."""
-_NUMBERS = frozenset(
-    np.dtype(code) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")
-)
+_NUMBERS = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"})
+"""NumPy's codes of the numbers that weights may be of."""
 
 
 def load_pickle(path: Path) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def load_pickle(path: Path) -> dict[str, Any]:
     raise_if_checksum_differs(path)
     raise_if_web_page(path)
     data = _unpickle(path)
+    raise_if_disguised(path, data)
     entries = data if isinstance(data, Mapping) else {}
     arrays = next((entries[name] for name in _WEIGHTS if name in entries), data)
     if not isinstance(arrays, Mapping) or not arrays:
@@ -43,14 +45,19 @@ def load_pickle(path: Path) -> dict[str, Any]:
             f"{path} holds no weights but a {type(data).__name__}; expected a dict of arrays, or "
             "one that has such a dict under 'blobs' (Caffe2 Detectron) or 'model' (detectron2)."
         )
-    tensors = {_text(path, name): _tensor(path, name, array) for name, array in arrays.items()}
+    made: dict[int, Tensor] = {}  # what has several names in the file is in memory once, too
+    tensors = {}
+    for name, array in arrays.items():
+        tensor = made[id(array)] if id(array) in made else _tensor(path, name, array)
+        tensors[_text(path, name)] = made[id(array)] = tensor
     return {"model": tensors} | ({} if arrays is data else own_entries(path, entries))
 
 
 def _unpickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            _raise_if_memo_outgrows(file, path.stat().st_size)
+            raise_if_unfit(file, path.stat().st_size)
+            file.seek(0)
             return _ArrayUnpickler(file, encoding="latin1").load()  # Python 2's arrays are text
     except _ForbiddenObject as error:
         raise ValueError(
@@ -58,35 +65,33 @@ def _unpickle(path: Path) -> Any:
             "is not opened. Expected NumPy arrays and plain values only, as the weights of Caffe2 "
             "Detectron and detectron2 are; where you trust the file, save its arrays alone."
         ) from error
+    except UnfitPickleError as error:
+        raise ValueError(
+            f"{path} is damaged, or was made to keep its reader busy for ever: {error}. Expected "
+            "NumPy arrays and plain values, as in the weights of Caffe2 Detectron and detectron2."
+        ) from error
     except Exception as error:  # whatever a strange file makes the unpickler raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path} is truncated or no pickle of Caffe2 Detectron or detectron2 "
-            f"({str(error) or type(error).__name__}). Copy it again."
+            f"({reason:.200}). Copy it again."
         ) from error
-
-
-def _raise_if_memo_outgrows(file: BinaryIO, size: int) -> None:
-    """Raise ValueError for a memo larger than the file: C's unpickler allocates up to its index."""
-    for opcode, index, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(index or 0) > size:
-            raise ValueError(f"it numbers an object {index}, but has {size} bytes")
-    file.seek(0)
 
 
 def _text(path: Path, name: object) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"the weights in {path} have the name {name!r}; expected text.")
+        raise ValueError(f"the weights in {path} have the name {excerpt(name)}; expected text.")
     return name
 
 
 def _tensor(path: Path, name: object, array: object) -> Tensor:
-    if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in _NUMBERS:
-        kind = f"array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+    if not isinstance(array, _Array) or array.numbers is None:
+        kind = f"array of {array.dtype}" if isinstance(array, _Array) else type(array).__name__
         raise ValueError(
-            f"{name!r} in {path} is of the kind {kind}; expected an array of numbers. Is it a "
-            "pickle of Caffe2 Detectron's or detectron2's weights?"
+            f"{excerpt(name)} in {path} is of the kind {kind:.80}; expected an array of numbers. "
+            "Is it a pickle of Caffe2 Detectron's or detectron2's weights?"
         )
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    return torch.from_numpy(np.array(array.numbers, dtype=array.numbers.dtype.newbyteorder("=")))
 
 
 class _ForbiddenObject(Exception):  # noqa: N818  (its text is the object's name, no message)
@@ -94,7 +99,11 @@ class _ForbiddenObject(Exception):  # noqa: N818  (its text is the object's name
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain values, and looks nothing else up."""
+    """Builds arrays and plain values, and looks nothing else up.
+
+    What it builds are our own `_Array` and `_Dtype`: NumPy's own take a state from a pickle as it
+    is, flags of memory included.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core.", "numpy.core.")
@@ -106,27 +115,62 @@ class _ArrayUnpickler(pickle.Unpickler):
         return lambda *arguments: part(*arguments)
 
 
-def _make_empty_array(_subtype: object, shape: tuple[int, ...], _dtype: object) -> Any:
+class _Dtype:
+    """The kind of an array's numbers. code: NumPy's, without the byte order."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: object, _align: object = 0, _copy: object = 1) -> None:
+        text = code.decode() if isinstance(code, bytes) else str(code)
+        is_ordered = text[:1] in _ORDERS
+        self.code, self.order = (text[1:], text[0]) if is_ordered else (text, "")
+
+    def __str__(self) -> str:
+        return f"{self.order}{self.code}"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """state: a version, the byte order, and what numbers do not have."""
+        if not isinstance(state, tuple) or len(state) < 8 or state[1] not in _ORDERS:
+            raise ValueError("the state of a dtype is none that NumPy writes")
+        if self.code in _NUMBERS and state[2:8] != (None, None, None, -1, -1, 0):
+            raise ValueError(f"a dtype of the numbers {self.code} has a state that is none of them")
+        self.order = state[1]
+
+
+class _Array:
+    """An array, as NumPy pickles it. numbers: None for what weights cannot be of."""
+
+    __slots__ = ("dtype", "numbers")
+
+    def __init__(
+        self, shape: object = (0,), dtype: object = "u1", content: object = b"", order: str = "C"
+    ) -> None:
+        if not isinstance(dtype, _Dtype | str):
+            raise ValueError(f"the dtype of an array is a {type(dtype).__name__}")
+        self.dtype = _Dtype(dtype) if isinstance(dtype, str) else dtype
+        self.numbers: np.ndarray[Any, Any] | None = None
+        if self.dtype.code in _NUMBERS and isinstance(shape, tuple):
+            raw = content.encode("latin1") if isinstance(content, str) else content  # Python 2's
+            numbers = np.frombuffer(raw, dtype=str(self.dtype))  # type: ignore[call-overload]
+            self.numbers = numbers.reshape(shape, order="F" if order == "F" else "C")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """state: a version, the shape, the dtype, whether columns come first, and the bytes."""
+        _, shape, dtype, is_fortran, content = state
+        _Array.__init__(self, shape, dtype, content, "F" if is_fortran else "C")
+
+
+_ORDERS = ("<", ">", "=", "|")
+
+
+def _make_empty_array(_subtype: object, _shape: object, _dtype: object) -> _Array:
     """NumPy's _reconstruct, for the empty array that a pickle fills afterwards."""
-    if shape != (0,):
-        raise ValueError(f"an array is to be made with the shape {shape}, and filled afterwards")
-    return np.empty(0, dtype=np.int8)
+    return _Array()
 
 
-def _make_filled_array(shape: tuple[int, ...], dtype: Any, content: bytes) -> Any:
-    """np.ndarray as our own files have it; never without its content, which would be memory of
-    any size with anything in it."""
-    return np.frombuffer(content, dtype=dtype).reshape(shape)
-
-
-def _make_array(content: bytes, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
+def _make_array(content: object, dtype: object, shape: object, order: str) -> _Array:
     """NumPy's _frombuffer, which makes the array in protocol 5."""
-    return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
-def _make_dtype(code: str, align: int = 0, _copy: int = 1) -> Any:
-    """A dtype of its own, since a pickle changes what it gets; Python 2 wrote integers as flags."""
-    return np.dtype(code, align=bool(align), copy=True)
+    return _Array(shape, dtype, content, order)
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -139,8 +183,8 @@ def _encode(text: str, encoding: str) -> bytes:
 _ARRAY_PARTS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _make_empty_array,
     ("numpy.core.numeric", "_frombuffer"): _make_array,
-    ("numpy", "ndarray"): _make_filled_array,
-    ("numpy", "dtype"): _make_dtype,
+    ("numpy", "ndarray"): _Array,  # as our own files have it, with its content
+    ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,  # what a state dict is
 }

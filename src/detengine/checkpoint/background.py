@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from detengine.distributed.out_of_memory import start_thread
+
 _logger = logging.getLogger("detengine.checkpoint")
 
 T = TypeVar("T")
@@ -32,8 +34,9 @@ class BackgroundWork:
     def start(self, work: Callable[[], None]) -> None:
         """Do the work in a thread, after the one before."""
         self.join()
-        self._thread = threading.Thread(target=self._beside, args=(work,), name="checkpoint")
-        self._thread.start()
+        thread = threading.Thread(target=self._beside, args=(work,), name="checkpoint")
+        start_thread(thread)
+        self._thread = thread
 
     def join(self) -> None:
         """Wait for the work; raises nothing."""

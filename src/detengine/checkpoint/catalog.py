@@ -1,77 +1,62 @@
 """Weights by name: a file, an address, a model of torchvision's or timm's, or of the catalog.
 
-Downloads are kept in a folder, and their checksums beside them, so that a file is fetched once and
-damage is noticed. The catalog is that of maskrcnn_benchmark/config/paths_catalog.py.
+Downloads are over https and compared with a checksum. They are kept in a folder, and their
+checksums beside them, so that a file is fetched once and damage is noticed.
 """
 
+import glob
 import hashlib
 import logging
 import os
 import re
-import shutil
-import urllib.request
+import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from difflib import get_close_matches
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
 import torch
 
-from detengine.checkpoint.published import TIMM, TORCHVISION, Source, find_published
+from detengine.checkpoint.caffe2_catalog import CATALOG, SERVER, SHA256, address_of
+from detengine.checkpoint.download import HTTPS, download
+from detengine.checkpoint.published import (
+    TIMM,
+    TORCHVISION,
+    Source,
+    digits_in,
+    find_published,
+)
 from detengine.distributed import comm
+from detengine.untrusted.addresses import without_secrets
 
 _logger = logging.getLogger("detengine.checkpoint")
 
-_CATALOG = "catalog://"
-_SERVER = "https://dl.fbaipublicfiles.com/detectron"
 _SHA256_DIGITS = 64
-_TIMEOUT = 30
-"""Seconds without an answer before a server is given up."""
-
-_IMAGENET = {
-    "MSRA/R-50": "ImageNetPretrained/MSRA/R-50.pkl",
-    "MSRA/R-50-GN": "ImageNetPretrained/47261647/R-50-GN.pkl",
-    "MSRA/R-101": "ImageNetPretrained/MSRA/R-101.pkl",
-    "MSRA/R-101-GN": "ImageNetPretrained/47592356/R-101-GN.pkl",
-    "FAIR/20171220/X-101-32x8d": "ImageNetPretrained/20171220/X-101-32x8d.pkl",
-}
-_DETECTRON = {
-    "35857197/e2e_faster_rcnn_R-50-C4_1x": "01_33_49.iAX0mXvW",
-    "35857345/e2e_faster_rcnn_R-50-FPN_1x": "01_36_30.cUF7QR7I",
-    "35857890/e2e_faster_rcnn_R-101-FPN_1x": "01_38_50.sNxI7sX7",
-    "36761737/e2e_faster_rcnn_X-101-32x8d-FPN_1x": "06_31_39.5MIHi1fZ",
-    "35858791/e2e_mask_rcnn_R-50-C4_1x": "01_45_57.ZgkA7hPB",
-    "35858933/e2e_mask_rcnn_R-50-FPN_1x": "01_48_14.DzEQe4wC",
-    "35861795/e2e_mask_rcnn_R-101-FPN_1x": "02_31_37.KqyEK4tT",
-    "36761843/e2e_mask_rcnn_X-101-32x8d-FPN_1x": "06_35_59.RZotkLKI",
-    "37129812/e2e_mask_rcnn_X-152-32x8d-FPN-IN5k_1.44x": "09_35_36.8pzTQKYK",
-    "37697547/e2e_keypoint_rcnn_R-50-FPN_1x": "08_42_54.kdzV35ao",
-}
-"""The date and signature in each model's address."""
-
-SHA256 = {
-    f"{_SERVER}/ImageNetPretrained/MSRA/R-50.pkl": (
-        "c1f810370472bd7f9cd516f74b64bb5984aa78c7de1613e56e9f74f2ee01b4c4"
-    ),
-}
-"""What is known of published files."""
+_RECORDS = (".sha256", ".address", ".part")
+"""What stands beside a file, behind its name."""
+_DAY = 24 * 60 * 60
+_DIGITS_HINT = (
+    " (Digits at the end of a file's name are taken for the first ones of its sha256, unless "
+    "#sha256= follows.)"
+)
 
 
 def find_weights(name: str) -> Path:
     """The file of the weights, downloaded if need be. All ranks call it; one of a machine fetches.
 
-    name: a path, which is returned as it is; an address http(s)://..., which may end with
-    #sha256=<64 hex digits>; catalog://ImageNetPretrained/... and catalog://Caffe2Detectron/...;
+    name: a path, which is returned as it is; an address https://..., which ends with
+    #sha256=<64 hex digits>, or whose file's name ends with the first of them as torch.hub's do
+    (-0676ba61.pth); catalog://ImageNetPretrained/... and catalog://Caffe2Detectron/...;
     torchvision://maskrcnn_resnet50_fpn_v2, which may end with one of its weights (/COCO_V1); or
     timm://resnet50, which may end with one of its tags (.a1_in1k).
     A file is looked for in $DETENGINE_CACHE (~/.cache/detengine/weights), under the last part of
     its address; where the predecessor kept it, if it is of the catalog or its checksum is known;
     and in torch.hub's folder, if that is. Its checksum is compared at every use.
-    Raises ValueError for an unknown name or a file whose checksum differs, and OSError with the
-    address, the places and the cure if it can neither be found nor fetched; on all ranks alike.
+    Raises ValueError for an unknown name, an address that is not encrypted or has no checksum, and
+    a file whose checksum differs, and OSError with the address, the places and the cure if it can
+    neither be found nor fetched; on all ranks alike.
     """
     source = find_source(name)
     return Path(name) if source is None else _on_this_machine(source)
@@ -79,26 +64,43 @@ def find_weights(name: str) -> Path:
 
 def find_source(name: str) -> Source | None:
     """Where named weights come from; None for a path. Raises ValueError for an unknown name."""
-    if name.startswith(_CATALOG):
-        address = _address_of(name.removeprefix(_CATALOG))
+    if name.startswith(CATALOG):
+        address = address_of(name.removeprefix(CATALOG))
         return Source(address, _file_name(address), SHA256.get(address))
     if name.startswith((TORCHVISION, TIMM)):
         return find_published(name)
-    if not name.startswith(("http://", "https://")):
-        if re.match(r"[A-Za-z][\w+.-]+:/", name):  # two letters: C:/ is a disk
-            raise ValueError(
-                f"{name} is no address of a known kind; expected a path, http://, https://, "
-                f"{_CATALOG}, {TORCHVISION} or {TIMM}"
-            )
-        return None
+    if name.startswith(HTTPS):
+        return _of_address(name)
+    shown = without_secrets(name)
+    if name.startswith("http://"):
+        raise ValueError(
+            f"{shown} is not encrypted: anybody on the way can send other weights; expected "
+            "https://. Where there is none, fetch the file by other means and name its path."
+        )
+    if re.match(r"[A-Za-z][\w+.-]+:/", name):  # two letters: C:/ is a disk
+        raise ValueError(
+            f"{shown} is no address of a known kind; expected a path, https://, {CATALOG}, "
+            f"{TORCHVISION} or {TIMM}"
+        )
+    return None
+
+
+def _of_address(name: str) -> Source:
     address, _, fragment = name.partition("#")
+    if "@" in address.split("/")[2]:
+        raise ValueError(
+            f"{without_secrets(name)} was given with a user's name or password in it, which would "
+            "stand in every record of the run. Fetch the file by other means and name its path."
+        )
     expected = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     if fragment and expected is None:
         raise ValueError(
-            f"{name} ends with #{fragment}; expected #sha256= and 64 hexadecimal digits, or nothing"
+            f"{without_secrets(name)} ends with #{fragment}; expected #sha256= and 64 hexadecimal "
+            "digits"
         )
-    sha256 = expected[1].lower() if expected else SHA256.get(address)
-    return Source(address, _file_name(address), sha256)
+    file_name = _file_name(address)
+    sha256 = expected[1].lower() if expected else SHA256.get(address) or digits_in(address)
+    return Source(address, file_name, sha256, is_listed=address.startswith(f"{SERVER}/"))
 
 
 def _on_this_machine(source: Source) -> Path:
@@ -127,38 +129,19 @@ def _try_to_find(source: Source) -> Path | Exception:
         return error
 
 
-def _address_of(name: str) -> str:
-    """The address of a catalog's name, which is without catalog://."""
-    known = {f"ImageNetPretrained/{each}": f"{_SERVER}/{path}" for each, path in _IMAGENET.items()}
-    known |= {f"Caffe2Detectron/COCO/{each}": _detectron_address(each) for each in _DETECTRON}
-    if name not in known:
-        nearest = get_close_matches(name, known, 1, 0.0)[0]
-        raise ValueError(
-            f"{_CATALOG}{name} is not in the catalog of weights; did you mean "
-            f"{_CATALOG}{nearest}? It has: {', '.join(known)}"
-        )
-    return known[name]
-
-
-def _detectron_address(name: str) -> str:
-    model_id, model_name = name.split("/")
-    data = "keypoints_coco_2014" if "keypoint" in model_name else "coco_2014"
-    return (
-        f"{_SERVER}/{model_id}/12_2017_baselines/{model_name}.yaml.{_DETECTRON[name]}/output/train/"
-        f"{data}_train%3A{data}_valminusminival/generalized_rcnn/model_final.pkl"
-    )
-
-
 def _file_name(address: str) -> str:
     """The last part of the path; of Caffe2's models, which are all called the same, the whole."""
     try:
         path = urlsplit(address).path
     except ValueError as error:  # such as an open bracket
-        raise ValueError(f"{address} is no address: {error}") from None
+        raise ValueError(f"{without_secrets(address)} is no address: {error}") from None
     name = unquote(path.rsplit("/", 1)[-1])
-    if name in ("", ".", "..") or not name.isprintable():
-        raise ValueError(f"{address} names no file; expected an address such as https://.../x.pth")
-    return (path if name == "model_final.pkl" else name).replace("/", "_")
+    if name in ("", ".", "..") or not name.isprintable() or name.endswith(_RECORDS):
+        raise ValueError(
+            f"{without_secrets(address)} names no file of weights; expected an address such as "
+            "https://.../x.pth"
+        )
+    return re.sub(r"[/\\:]", "_", path if name == "model_final.pkl" else name)
 
 
 def cache_folder() -> Path:
@@ -198,7 +181,7 @@ def _kept(source: Source) -> Path | None:
 def _places(source: Source) -> list[Path]:
     """Where the file is looked for; in the first it is put."""
     places = [_own_place(source)]
-    if source.sha256 is not None or source.address.startswith(_SERVER):
+    if source.sha256 is not None or source.address.startswith(f"{SERVER}/"):
         # elsewhere a file is known by its name alone, which is not enough for any other address
         places.append(_predecessors_folder() / source.file_name)
     if source.sha256 is not None:
@@ -210,9 +193,9 @@ def _own_place(source: Source) -> Path:
     """In the cache; where another address already has the name, with a prefix."""
     place = cache_folder() / source.file_name
     origin = _beside(place, ".address")
-    if not origin.is_file() or origin.read_text().strip() == source.address:
+    if not origin.is_file() or origin.read_text().strip() == source.shown:
         return place
-    prefix = hashlib.sha256(source.address.encode()).hexdigest()[:8]
+    prefix = hashlib.sha256(source.shown.encode()).hexdigest()[:8]
     return place.with_name(f"{prefix}-{source.file_name}")
 
 
@@ -234,8 +217,8 @@ def _raise_if_checksum_differs(place: Path, source: Source) -> None:
             verb = "is" if len(expected) == _SHA256_DIGITS else "begins with"
             raise ValueError(
                 f"the weights in {place} are damaged, or are others: their sha256 is {found}, but "
-                f"that of {source.address} {verb} {expected}. Delete the file to have it "
-                "downloaded again."
+                f"that of {source.shown} {verb} {expected}. Delete the file to "
+                f"have it downloaded again.{_DIGITS_HINT * (verb != 'is')}"
             )
 
 
@@ -246,54 +229,54 @@ def _sha256(path: Path) -> str:
 
 def _fetch(source: Source, place: Path, looked_in: list[Path]) -> None:
     """Download aside, compare, then rename: what is at `place` is always whole."""
-    _logger.info("downloading %s to %s", source.address, place)
+    shown = source.shown
+    if source.sha256 is None and not source.is_listed:
+        raise ValueError(
+            f"{shown} has no checksum, and without one nobody can tell whether what is sent is "
+            f"what was published. Name it as {shown}#sha256=<64 hexadecimal digits>: they are "
+            "published beside the file, or `sha256sum FILE` tells those of a copy that you trust."
+        )
+    _logger.info("downloading %s to %s", shown, place)
     with _aside(place) as aside:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            _download(source.address, aside)
+            told = download(source.address, aside)
         except (OSError, ValueError, HTTPException) as error:  # HTTPError is an OSError
             raise OSError(_cannot_fetch(source, place, looked_in, error)) from error
-        found = _sha256(aside)
-        if not found.startswith(source.sha256 or ""):
+        found, expected = _sha256(aside), source.sha256 or told
+        if expected is None:
+            _logger.info("no checksum of %s is known; from now on it is %s", shown, found)
+        elif not found.startswith(expected):
             raise ValueError(
-                f"what {source.address} sent has the sha256 {found}, but {source.sha256} was "
-                "expected; nothing was kept. Is the checksum right? Otherwise try again."
+                f"what {shown} sent has the sha256 {found}, but {expected} was expected; nothing "
+                "was kept. Is the checksum right? Otherwise try again."
+                + _DIGITS_HINT
+                * (len(expected) < _SHA256_DIGITS)
             )
         _beside(place, ".sha256").write_text(f"{found}  {place.name}\n")
-        _beside(place, ".address").write_text(f"{source.address}\n")
+        _beside(place, ".address").write_text(f"{shown}\n")
         aside.replace(place)
 
 
 @contextmanager
 def _aside(place: Path) -> Iterator[Path]:
-    """A name in the same folder, of this process alone; nothing is left there."""
-    aside = _beside(place, f".{comm.get_rank()}-{os.getpid()}.part")
+    """A name in the same folder, of this process alone; nothing is left there, nor of yesterday's
+    that were killed."""
+    for left in place.parent.glob(f"{glob.escape(place.name)}.*.part"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - _DAY:
+                left.unlink()
+    aside = _beside(place, f".{secrets.token_hex(8)}.part")
     try:
         yield aside
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _download(address: str, aside: Path) -> None:
-    """Raises OSError if the server does not answer, refuses, or sends less than it announced."""
-    request = urllib.request.Request(address, headers={"User-Agent": "detengine"})
-    try:
-        answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except HTTPError as refusal:
-        refusal.close()  # it holds the connection
-        raise
-    with answer, aside.open("wb") as file:
-        shutil.copyfileobj(answer, file)
-        announced = answer.headers.get("Content-Length")
-    received = aside.stat().st_size
-    if announced is not None and received != int(announced):
-        raise OSError(f"{received} of {announced} bytes came")
-
-
 def _cannot_fetch(source: Source, place: Path, looked_in: list[Path], error: Exception) -> str:
     return (
-        f"the weights {source.address} are not on this machine and could not be downloaded: "
-        f"{error}. Looked for {' and '.join(map(str, looked_in))}. Fetch the file elsewhere and "
-        f"put it at {place}, or set DETENGINE_CACHE to the folder that holds {place.name}, or "
+        f"the weights {source.shown} are not on this machine and could not be downloaded: {error}. "
+        f"Looked for {' and '.join(map(str, looked_in))}. Fetch the file elsewhere and put it "
+        f"at {place}, or set DETENGINE_CACHE to the folder that holds {place.name}, or "
         "MODEL.WEIGHT to the file itself."
     )

@@ -24,6 +24,7 @@ from detengine.checkpoint.together import raise_on_all_ranks, read_newest_on_all
 from detengine.config.load import to_yaml
 from detengine.config.resuming import raise_if_another_run
 from detengine.distributed import comm
+from detengine.untrusted.addresses import without_secrets
 
 if TYPE_CHECKING:
     from detengine.config.schema import Config
@@ -84,6 +85,9 @@ class Checkpointer:
         self._writing = BackgroundWork()
         self.seconds = 0.0
         """What saving and waiting took of the caller's time so far."""
+        self.resumed_from = ""
+        """The name of the checkpoint that `resume` took, without its suffix; the same on all
+        ranks."""
 
     def save(self, name: str, **arguments: Any) -> None:
         """Write NAME.pth with the arguments (iteration, seed, meters, ...), and make it the last.
@@ -165,6 +169,7 @@ class Checkpointer:
                     f"the {part} in {path} does not fit this run's: {error}. Resume with the "
                     "configuration that the run was started with (config.yaml beside it)."
                 ) from error
+        self.resumed_from = path.stem
         return {name: value for name, value in data.items() if name not in entries.OWN_ENTRIES}
 
     def load(
@@ -189,7 +194,7 @@ class Checkpointer:
         averaged = data["ema"] if use_ema else None
         weights = averaged["weights"] if averaged else data["model"]
         which = "averaged weights (EMA)" if averaged else "weights"
-        self.logger.info("loading the %s of %s", which, path)
+        self.logger.info("loading the %s of %s", which, without_secrets(str(path)))
         if source is not None and not data["categories"]:
             data["categories"] = list(source.class_names)
         known = None if source is None else source.conventions

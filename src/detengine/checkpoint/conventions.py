@@ -8,6 +8,7 @@ import yaml
 
 from detengine.checkpoint.align import Alignment
 from detengine.checkpoint.conversion import Conventions
+from detengine.untrusted.yaml_text import why_unfit
 
 _logger = logging.getLogger("detengine.checkpoint")
 
@@ -134,9 +135,11 @@ def _misfits(
 def _values(config: str, source: str) -> dict[str, Any]:
     """By key, what a configuration says; None for what it does not. config: YAML."""
     try:
+        if reason := why_unfit(config):
+            raise ValueError(f"it {reason}")
         tree = yaml.safe_load(config)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"the configuration in {source} is no YAML: {error}.") from error
+        raise ValueError(f"the configuration in {source} is no YAML of ours: {error}.") from error
     return {key: _value(tree, key) for key in (*_DIFFER, _BUILDER)}
 
 

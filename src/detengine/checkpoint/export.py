@@ -1,7 +1,5 @@
 """Weights written for others: `.pth` and `.safetensors` with our names, `.pkl` with Caffe2's."""
 
-import hashlib
-import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +12,10 @@ from torch import Tensor, nn
 
 from detengine.checkpoint.caffe2_writer import to_blobs
 from detengine.checkpoint.entries import FORMAT
-from detengine.checkpoint.files import save_file, write_text
+from detengine.checkpoint.files import save_file
 from detengine.checkpoint.safetensors_file import to_metadata
+from detengine.disk.checksums import checked_file
+from detengine.disk.writing import sync
 
 SUFFIXES = (".pth", ".safetensors", ".pkl")
 
@@ -75,20 +75,6 @@ class _ArrayPickler(pickle.Pickler):
 @contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to; once all is written it is at path, with its checksum beside it."""
-    aside = path.with_name(path.name + ".tmp")
-    checksums = path.with_name(path.name + ".sha256")
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with aside.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        checksums.unlink(missing_ok=True)  # the old file's, which is not the new one's
-        aside.replace(path)
-        write_text(checksums, f"{digest}  {path.name}\n")
-    except OSError as error:
-        reason = f"cannot write {path}: {error.strerror or error}"
-        raise OSError(error.errno, reason) if error.errno else OSError(reason) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with checked_file(path) as aside, aside.open("wb") as file:
+        yield file
+        sync(file)

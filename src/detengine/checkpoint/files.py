@@ -1,18 +1,22 @@
 """Checkpoint files: never half written, damage is noticed, and opening one runs no code."""
 
-import hashlib
-import os
 import pickle
-import shutil
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from detengine.disk.checksums import checked_file, read_digests, sha256_of
+from detengine.disk.writing import sync
+from detengine.distributed.out_of_memory import is_out_of_memory
+from detengine.untrusted.disguise import raise_if_disguised
+from detengine.untrusted.excerpt import excerpt, listed
+from detengine.untrusted.pickles import UnfitPickleError
+from detengine.untrusted.tensors import InflatedArchiveError, load_tensors
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -25,69 +29,31 @@ def save_file(path: Path, data: Mapping[str, Any]) -> None:
     plain, and OSError, naming the folder, if it cannot be written.
     """
     raise_if_not_plain(data)
-    aside = path.with_name(path.name + ".tmp")
-    checksums = path.with_name(path.name + ".sha256")
-    try:
-        _write_aside(aside, data)
-        digest = _sha256(aside)
-        if path.exists():
-            # Until it is replaced the old file stands at path: both checksums hold for a moment.
-            old_digests = _read_digests(checksums) or [_sha256(path)]
-            _write_digests(checksums, path.name, [digest, *old_digests])
-            _replace(aside, path)
-            _write_digests(checksums, path.name, [digest])
-        else:
-            _write_digests(checksums, path.name, [digest])
-            _replace(aside, path)
-    except (OSError, RuntimeError) as error:
-        leftovers = [aside] if path.exists() else [aside, checksums]
-        for leftover in leftovers:
-            with suppress(OSError):
-                leftover.unlink()
-        raise _cannot_write(path, error) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file that is never half there, not even after a power cut.
-
-    Raises OSError, naming the folder, if it cannot be written.
-    """
-    try:
-        _write_text(path, text)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        _replace(aside, path)
-    except OSError:
-        with suppress(OSError):
-            aside.unlink()
-        raise
+    with checked_file(path) as aside, aside.open("wb") as file:
+        torch.save(data, file)  # given a path, torch puts its name into the bytes
+        sync(file)
 
 
 def load_file(path: Path, *, verify: bool = True) -> dict[str, Any]:
     """The entries of a checkpoint, on the CPU; `model` is always among them.
 
     A bare state dict, as torchvision publishes them, comes back as `{"model": state dict}`. The
-    checksum is verified where its file is there; verify: False where another process has done it.
+    checksum is verified where its file is there, else those that an archive has of its parts;
+    verify: False where another process has done it.
     Raises FileNotFoundError, IsADirectoryError, or ValueError for a file that is damaged, would run
-    code, or is no checkpoint.
+    code, takes far more to open than it has bytes, or is no checkpoint.
     """
     raise_if_no_file(path)
-    if verify:
-        raise_if_checksum_differs(path)
+    if verify and not raise_if_checksum_differs(path):
+        raise_if_part_differs(path)
     raise_if_web_page(path)
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = load_tensors(path)
     except Exception as error:  # whatever a strange file makes the reader raise
+        if is_out_of_memory(error):
+            raise
         raise ValueError(_why_unreadable(path, error)) from error
+    raise_if_disguised(path, data)
     if isinstance(data, Mapping) and are_tensors(data.get("model")):
         return dict(data)
     if are_tensors(data):
@@ -113,8 +79,11 @@ def _in_words(value: Any) -> str:
         return f"a {type(value).__name__}"
     if not value:
         return "an empty dict"
-    entries = [f"{name} ({type(each).__name__})" for name, each in list(value.items())[:10]]
-    return f"a dict of {', '.join(entries)}{', ...' if len(value) > 10 else ''}"
+    return f"a dict of {listed(f'{_shown(k)} ({type(v).__name__})' for k, v in value.items())}"
+
+
+def _shown(name: object) -> str:
+    return name[:60] if isinstance(name, str) else excerpt(name)
 
 
 def raise_if_not_plain(value: Any, place: str = "") -> None:
@@ -137,67 +106,6 @@ def raise_if_not_plain(value: Any, place: str = "") -> None:
         )
 
 
-def _write_aside(aside: Path, data: Mapping[str, Any]) -> None:
-    with aside.open("wb") as file:  # given a path, torch puts its name into the bytes
-        torch.save(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_digests(checksums: Path) -> list[str]:
-    """The digests in a file as sha256sum writes it; none if there is no such file.
-
-    Raises ValueError if the file holds none.
-    """
-    if not checksums.is_file():
-        return []
-    lines = checksums.read_text(encoding="utf-8", errors="replace").splitlines()
-    digests = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
-    if not digests:
-        raise ValueError(
-            f"{checksums} is empty, so nobody can tell whether {checksums.stem} is whole. Copy "
-            f"both again; where you trust {checksums.stem}, delete {checksums.name}."
-        )
-    return digests
-
-
-def _write_digests(checksums: Path, name: str, digests: list[str]) -> None:
-    _write_text(checksums, "".join(f"{digest}  {name}\n" for digest in digests))
-
-
-def _replace(aside: Path, path: Path) -> None:
-    """Rename, and where the system can make the renaming last through a power cut."""
-    aside.replace(path)
-    if os.name == "posix":
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
-    cause = error.__context__  # torch turns a full disk into a RuntimeError
-    if isinstance(error, RuntimeError) and isinstance(cause, OSError):
-        error = cause
-    folder = path.parent
-    if not folder.is_dir():
-        cure = f"there is no folder {folder}; create it or set another OUTPUT_DIR"
-    elif not os.access(folder, os.W_OK):
-        cure = f"the folder {folder} may not be written to; allow it or set another OUTPUT_DIR"
-    else:
-        free = shutil.disk_usage(folder).free / 2**20
-        cure = f"{free:,.0f} MiB are free in {folder}; make room there or set another OUTPUT_DIR"
-    number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, error)
-    message = f"cannot write {path.name}: {reason}; {cure}"
-    return OSError(message) if number is None else OSError(number, message)
-
-
 def raise_if_no_file(path: Path) -> None:
     """Raise FileNotFoundError, IsADirectoryError or ValueError unless path is a file with bytes."""
     others = _others_in(path if path.is_dir() else path.parent)
@@ -209,17 +117,42 @@ def raise_if_no_file(path: Path) -> None:
         raise ValueError(f"the checkpoint {path} is empty: its writing was cut off. {others}")
 
 
-def raise_if_checksum_differs(path: Path) -> None:
-    """Raise ValueError if the checksum beside a file is there and not the file's."""
-    expected = _read_digests(path.with_name(path.name + ".sha256"))
+def raise_if_checksum_differs(path: Path) -> bool:
+    """Raise ValueError if the checksum beside a file is not the file's; whether there is one."""
+    expected = read_digests(path)
     if not expected:
-        return
-    digest = _sha256(path)
+        return False
+    digest = sha256_of(path)
     if digest not in expected:
         raise ValueError(
             f"the checkpoint {path} is damaged: its sha256 is {digest}, but "
             f"{path.name}.sha256 says {expected[0]}. Copy it again, or use another one. "
             f"{_others_in(path.parent, path)}"
+        )
+    return True
+
+
+def raise_if_part_differs(path: Path) -> None:
+    """Raise ValueError if a part of an archive is not what its own checksum says.
+
+    torch does not compare them. An archive of which torch was told to write none is taken as it is,
+    and what is no archive left to who reads it.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception:  # whatever a damaged directory makes it raise
+        return
+    with archive:
+        if not any(entry.CRC for entry in archive.infolist()):
+            return
+        try:
+            damaged = archive.testzip()
+        except Exception as error:
+            damaged = f"of which is said: {error}"
+    if damaged is not None:
+        raise ValueError(
+            f"the checkpoint {path} is damaged: its part {damaged} is not what was written (its "
+            f"checksum differs). Copy it again, or use another one. {_others_in(path.parent, path)}"
         )
 
 
@@ -245,6 +178,13 @@ def _others_in(folder: Path, damaged: Path | None = None) -> str:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, InflatedArchiveError):
+        return f"{path} {error}."
+    if isinstance(error, UnfitPickleError):
+        return (
+            f"{path} is damaged, or was made to keep its reader busy for ever: {error}. Expected "
+            "tensors and plain values, as torch.save({'model': state_dict}) writes them."
+        )
     with path.open("rb") as file:
         start = file.read(2)
     is_archive, is_pickle = start == b"PK", start[:1] == b"\x80"
@@ -254,13 +194,21 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             "any code, so it is not opened. Expected tensors and plain values only: where you "
             "trust the file, save its weights alone with torch.save({'model': state_dict})."
         )
-    cut_off = not zipfile.is_zipfile(path) if is_archive else is_pickle
+    cut_off = not _is_whole_archive(path) if is_archive else is_pickle
     if cut_off:
         return (
             f"the checkpoint {path} is truncated: its writing or copying was cut off "
             f"({path.stat().st_size:,} bytes are there). {_others_in(path.parent, path)}"
         )
     return f"{path} is not a checkpoint: torch.save did not write it. Expected a .pth file."
+
+
+def _is_whole_archive(path: Path) -> bool:
+    """Whether an archive has its directory, which is at its end."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # a directory that says what cannot be
+        return False
 
 
 def _names_of_objects(path: Path) -> str:

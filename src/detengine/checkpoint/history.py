@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
-from detengine.checkpoint.files import write_text
+from detengine.disk.writing import write_text
+from detengine.distributed.out_of_memory import is_out_of_memory
+from detengine.untrusted.tensors import load_tensors
 
 LAST = "last_checkpoint"
 """The file that names the checkpoint to go on from: relative, so that the folder can be moved."""
@@ -72,6 +72,8 @@ def read_newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T]:
         try:
             content = read(path)
         except (OSError, ValueError) as error:
+            if is_out_of_memory(error):  # the next one would take as much
+                raise
             _logger.warning("%s is passed over for the one before it: %s", path.name, error)
             reasons.append(f"  {path.name}: {error}")
         else:
@@ -161,8 +163,7 @@ def _age(path: Path) -> tuple[bool, float, str]:
 def _iteration(path: Path) -> float:
     """As the file says; where it is too damaged to say, as its name does. No tensor is read."""
     try:
-        iteration = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["iteration"]
-        return float(iteration)
+        return float(load_tensors(path, mmap=True)["iteration"])
     except Exception:  # whatever a damaged file makes the reader raise
         number = _number(path)
         return math.inf if number is None else number

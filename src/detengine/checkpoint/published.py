@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from torchvision.models import detection, get_model_weights, list_models
 
 from detengine.checkpoint.conversion import Conventions
+from detengine.untrusted.addresses import without_secrets
 
 TORCHVISION = "torchvision://"
 TIMM = "timm://"
@@ -22,7 +23,8 @@ class Source(NamedTuple):
     """Where weights come from, and what is known of them.
 
     file_name: under which the file is kept. sha256: of the file, or its first digits; None where it
-    is not known. class_names: of labels 1, 2, ...; empty where they are not known.
+    is not known. class_names: of labels 1, 2, ...; empty where they are not known. is_listed: the
+    address is one of this program's, of torchvision's or of timm's, and nobody wrote it down.
     """
 
     address: str
@@ -30,6 +32,12 @@ class Source(NamedTuple):
     sha256: str | None
     class_names: tuple[str, ...] = ()
     conventions: Conventions | None = None
+    is_listed: bool = True
+
+    @property
+    def shown(self) -> str:
+        """The address as it may be shown and written down."""
+        return without_secrets(self.address)
 
 
 def find_published(name: str) -> Source | None:
@@ -59,7 +67,7 @@ def _of_torchvision(name: str) -> Source:
     return Source(
         weights.url,
         _last_part(weights.url),
-        _digits(weights.url),
+        digits_in(weights.url),
         _numbered(weights.meta["categories"][1:]) if is_detector else (),
         Conventions(bgr255=False, stride_in_1x1=False if "resne" in model else None),
     )
@@ -85,7 +93,7 @@ def _of_timm(name: str) -> Source:
         kept_as = f"{cfg.hf_hub_id.replace('/', '_')}.{file.rpartition('.')[2]}"
         return Source(address, kept_as, None, conventions=Conventions(bgr255=False))
     return Source(
-        cfg.url, _last_part(cfg.url), _digits(cfg.url), conventions=Conventions(bgr255=False)
+        cfg.url, _last_part(cfg.url), digits_in(cfg.url), conventions=Conventions(bgr255=False)
     )
 
 
@@ -124,6 +132,7 @@ def _last_part(address: str) -> str:
     return urlsplit(address).path.rsplit("/", 1)[-1]
 
 
-def _digits(address: str) -> str | None:
+def digits_in(address: str) -> str | None:
+    """The sha256's first digits, where the file's name ends with them as torch.hub's do."""
     match = _DIGITS.search(_last_part(address))
     return match[1] if match else None

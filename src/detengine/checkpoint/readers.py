@@ -15,7 +15,7 @@ from detengine.checkpoint.kinds import kind_conflict
 from detengine.checkpoint.own_entries import OWN_TEXTS
 from detengine.checkpoint.safetensors_file import load_safetensors
 from detengine.checkpoint.trunk import convert_part
-from detengine.checkpoint.untrusted import raise_if_inflated, raise_if_not_weights
+from detengine.checkpoint.untrusted import raise_if_not_weights
 
 
 class Reader(NamedTuple):
@@ -58,8 +58,6 @@ def read_file(path: Path) -> dict[str, Any]:
     than it is, or no numbers.
     """
     opener = _opener(path)
-    if opener is load_file and path.is_file():
-        raise_if_inflated(path)
     entries = opener(path)
     raise_if_not_weights(path, entries["model"])
     ema = entries.get("ema")

@@ -28,7 +28,7 @@ def load_safetensors(path: Path) -> dict[str, Any]:
         tensors, metadata = _read(path)
     except Exception as error:  # whatever a strange file makes the reader raise
         raise ValueError(
-            f"{path} is truncated, damaged or no safetensors file ({error}). Copy it again."
+            f"{path} is truncated, damaged or no safetensors file ({error!s:.200}). Copy it again."
         ) from error
     if not tensors:
         raise ValueError(f"{path} holds no tensors; expected the weights of a model.")
@@ -53,4 +53,6 @@ def _without_text_form(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         return metadata | {"categories": json.loads(metadata["categories"])}
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"'categories' in the metadata of {path} are no JSON: {error}.") from error
+        raise ValueError(
+            f"'categories' in the metadata of {path} are no JSON: {error!s:.200}."
+        ) from error

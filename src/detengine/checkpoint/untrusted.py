@@ -1,32 +1,17 @@
 """What a file from anywhere must be to be taken for weights: numbers, and no more than it has."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from detengine.untrusted.excerpt import excerpt
+
 _KINDS = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
     torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool,
 )  # fmt: skip
-_INFLATED = 10
-"""How many times larger than itself an archive's content may be; torch compresses nothing."""
-
-
-def raise_if_inflated(path: Path) -> None:
-    """Raise ValueError for an archive that would unpack to much more than it is."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except Exception:  # damaged in any way: that is said by who reads it
-        return
-    if unpacked > _INFLATED * path.stat().st_size:
-        raise ValueError(
-            f"{path} would unpack to {unpacked:,} bytes, although it has {path.stat().st_size:,}: "
-            "it is damaged, or was made to fill the memory."
-        )
 
 
 def raise_if_not_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -38,17 +23,17 @@ def raise_if_not_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     size = path.stat().st_size
     for name, tensor in tensors.items():
         if not isinstance(name, str):
-            raise ValueError(f"the weights in {path} have the name {name!r}; expected text.")
+            raise ValueError(f"the weights in {path} have the name {excerpt(name)}; expected text.")
         if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in _KINDS:
             raise ValueError(
-                f"{name!r} in {path} is a tensor of {_kind(tensor)}; expected a dense one of "
-                "floating-point numbers or integers. Save the weights in that form."
+                f"{excerpt(name)} in {path} is a tensor of {_kind(tensor)}; expected a dense one "
+                "of floating-point numbers or integers. Save the weights in that form."
             )
         if tensor.numel() * tensor.element_size() > size:
             raise ValueError(
-                f"{name!r} in {path} is said to have the shape {list(tensor.shape)}, which is more "
-                f"than the file's {size:,} bytes can hold: the file is damaged, or was made to "
-                "fill the memory."
+                f"{excerpt(name)} in {path} is said to have the shape {list(tensor.shape)}, which "
+                f"is more than the file's {size:,} bytes can hold: the file is damaged, or was "
+                "made to fill the memory."
             )
 
 

@@ -89,7 +89,7 @@ def _start_of(name: str, path: Path) -> Start:
     entries = read_file(path)
     config = entries.get("config")
     if isinstance(config, str) and config:
-        own = _keys_of_own_run(name, parse_mapping(config, name, allow_aliases=False))
+        own = _keys_of_own_run(name, parse_mapping(config, name, trusted=False))
         return Start(name, None, True, own, "of a run of detengine, whose model is taken")
     loaded: Mapping[str, Tensor] = entries["model"]
     depth = _depth_of(name, loaded)

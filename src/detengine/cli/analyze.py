@@ -8,6 +8,7 @@ import typer
 from detengine.cli.predictions import find_truth, raise_if_no_iou_type, write_json
 from detengine.evaluation.analysis import analyze
 from detengine.rescoring import open_predictions
+from detengine.untrusted.text import printable
 
 
 def analyze_predictions(
@@ -33,6 +34,6 @@ def analyze_predictions(
         on_wrong_images=truth.on_wrong_images,
         score_threshold=score_threshold,
     )
-    typer.echo(found.table())
+    typer.echo(printable(found.table()))
     if output_dir is not None:
         write_json(found.to_json(), output_dir, "analysis.json")

@@ -60,17 +60,6 @@ Overrides = Annotated[
 WITH_OVERRIDES = {"ignore_unknown_options": True}
 
 
-def printable(text: str, *, keep: str = "\n") -> str:
-    """The text, with escapes for what is no character to be seen, but those to keep.
-
-    So a name in somebody's data cannot break a table, or command the terminal.
-    """
-    return "".join(
-        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode()
-        for each in text
-    )
-
-
 def print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"detengine {__version__}")

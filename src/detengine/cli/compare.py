@@ -8,6 +8,7 @@ import typer
 from detengine.cli.predictions import find_truth, raise_if_no_iou_type, write_json
 from detengine.evaluation.comparison import compare
 from detengine.rescoring import open_predictions
+from detengine.untrusted.text import printable
 
 
 def compare_predictions(
@@ -37,6 +38,6 @@ def compare_predictions(
         options=truth.options,
         samples=samples,
     )
-    typer.echo(f"A is {stored_a}\nB is {stored_b}\n\n{found.table()}")
+    typer.echo(printable(f"A is {stored_a}\nB is {stored_b}\n\n{found.table()}"))
     if output_dir is not None:
         write_json(found.to_json(), output_dir, "comparison.json")

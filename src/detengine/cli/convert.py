@@ -19,6 +19,7 @@ from detengine.config.schema import Config
 from detengine.data.build import number_of_classes
 from detengine.modeling.build import build_detection_model
 from detengine.output_folder import raise_if_not_writable
+from detengine.untrusted.text import printable
 
 
 def convert_weights(
@@ -61,7 +62,7 @@ def convert_weights(
         config=to_yaml(built_cfg),
     )
     alignment = fit(model, weights, source, check)
-    typer.echo(alignment.report())
+    typer.echo(printable(alignment.report()))
     count = export_weights(
         target,
         matched_state(model, alignment),

@@ -7,9 +7,9 @@ from pathlib import Path
 import orjson
 import typer
 
-from detengine.checkpoint.files import write_text
-from detengine.cli.app import EXIT_ERROR, printable
+from detengine.cli.app import EXIT_ERROR
 from detengine.cli.data_source import open_source
+from detengine.disk.writing import write_text
 from detengine.doctor.anchors import AnchorReport
 from detengine.doctor.data_sets import DataReport
 from detengine.doctor.diagnosis import Diagnosis, diagnosis_of_error, examine, with_refusal
@@ -17,6 +17,7 @@ from detengine.doctor.dry_run_result import DryRun
 from detengine.doctor.room import in_mib
 from detengine.output_folder import make_output_folder
 from detengine.structures.finding import SEVERITIES, Finding, counted
+from detengine.untrusted.text import printable
 
 _COLOURS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "note": typer.colors.CYAN}
 _WIDTH = 100

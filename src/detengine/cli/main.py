@@ -3,17 +3,19 @@
 import errno
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
 
-from detengine.cli.app import EXIT_ERROR, app, printable
+from detengine.cli.app import EXIT_ERROR, app
 from detengine.cli.data_commands import data
 from detengine.cli.export_command import exporting
 from detengine.cli.report_command import reporting
 from detengine.cli.scoring_commands import scoring
 from detengine.cli.training_commands import files, training, trying
 from detengine.cli.using_commands import using
+from detengine.distributed.out_of_memory import is_out_of_memory
 from detengine.distributed.report import (
     PeerFailedError,
     is_said_by_another,
@@ -22,19 +24,13 @@ from detengine.distributed.report import (
     tell_launcher,
     with_rank,
 )
-from detengine.engine.out_of_memory import is_out_of_memory
+from detengine.untrusted.text import printable
 
 # In the order in which one meets them; the help lists them so.
 for commands in (data, training, scoring, reporting, using, exporting, files, trying):
     app.add_typer(commands)
 
 DEBUG = "--debug"
-
-MEMORY_CURE = (
-    "The memory is not enough. In training, lower SOLVER.IMS_PER_BATCH or raise SOLVER.ACCUMULATE; "
-    "in scoring, lower TEST.IMS_PER_BATCH, in predicting --batch-size; or make the images "
-    "(INPUT.MAX_SIZE_TRAIN, MAX_SIZE_TEST) or the model smaller."
-)
 
 FULL_DISK_CURE = (
     ". What was being written is not complete. Make room, or write to another disk (--output-dir, "
@@ -52,7 +48,7 @@ def main() -> None:
         # torch warns with its C++ stack, in every rank, of a lost rank that we name in one line.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        app([each for each in sys.argv[1:] if each != DEBUG])  # wherever it stands
+        run([each for each in sys.argv[1:] if each != DEBUG])  # wherever it stands
     except PeerFailedError as error:
         refuse(error, str(error))
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
@@ -61,10 +57,25 @@ def main() -> None:
         if not is_out_of_memory(error):
             end_if_said(error)
             raise
-        refuse(error, f"{str(error).splitlines()[0]}\n{MEMORY_CURE}")
+        refuse(error, message_of(error))
     except Exception as error:
         end_if_said(error)
         raise
+
+
+def run(arguments: list[str]) -> None:
+    """The command of these arguments; where the memory is not enough for it, with what that was."""
+    try:
+        app(arguments)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # also the panic of a part in Rust
+        if "torch" not in sys.modules:
+            raise
+        from detengine.engine.out_of_memory import telling_what_memory_was_for
+
+        with telling_what_memory_was_for():
+            raise
 
 
 def full_disk_cure(error: Exception) -> str:
@@ -81,7 +92,8 @@ def refuse(error: Exception, message: str) -> NoReturn:
     if DEBUG in sys.argv[1:]:
         raise error
     if not is_said_by_another(error, message):
-        typer.secho(printable(with_rank(error, message)), err=True, fg=typer.colors.RED)
+        with suppress(OSError):  # nobody may be there to read it
+            typer.secho(printable(with_rank(error, message)), err=True, fg=typer.colors.RED)
     tell_launcher(message)
     sys.exit(EXIT_ERROR)
 

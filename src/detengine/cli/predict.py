@@ -8,7 +8,6 @@ from pathlib import Path
 
 import typer
 
-from detengine.cli.app import printable
 from detengine.data.video import import_av
 from detengine.engine.tiling import make_tiling
 from detengine.loading import load
@@ -21,6 +20,7 @@ from detengine.predicting import (
     raise_if_incomplete,
     raise_if_not_empty,
 )
+from detengine.untrusted.text import printable
 
 _TILE = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?")
 

@@ -9,6 +9,7 @@ import typer
 
 from detengine.config.load import load_config, replace
 from detengine.config.schema import Config
+from detengine.disk.writing import write_bytes
 from detengine.evaluation.build import build_scoring_options
 from detengine.evaluation.coco import IOU_TYPES
 from detengine.evaluation.image_tally import OnWrongImages
@@ -76,5 +77,5 @@ def raise_if_no_iou_type(given: str) -> None:
 def write_json(content: dict[str, Any], folder: Path, name: str) -> None:
     """Write a file of plain types, in a folder that is made if need be, and say where it is."""
     path = make_output_folder(folder) / name
-    path.write_bytes(orjson.dumps(content) + b"\n")
+    write_bytes(path, orjson.dumps(content) + b"\n")
     typer.echo(f"\nwrote {path}")

@@ -10,6 +10,7 @@ from detengine.cli.app import EXIT_EXPECTATION_MISSED
 from detengine.cli.predictions import load_scoring_config, raise_if_no_iou_type
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.rescoring import Subset, rescore
+from detengine.untrusted.text import printable
 
 _IMAGE_ID = re.compile(r"-?[0-9]{1,19}")
 _SHOWN = 80
@@ -44,7 +45,7 @@ def rescore_predictions(
             output_folder=output_dir,
         )
     except ExpectedResultsError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(printable(f"error: {error}"), err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -15,6 +16,7 @@ from detengine.evaluation.expected import ExpectedResultsError
 from detengine.output_folder import CONFIG
 from detengine.replaying import replay
 from detengine.run import evaluate, train
+from detengine.untrusted.text import printable
 
 
 def train_from_file(
@@ -30,19 +32,20 @@ def train_and_end(cfg: Config, *, resume: bool, skip_test: bool) -> None:
         result = train(cfg, resume=resume, skip_test=skip_test)
     except ExpectedResultsError as error:
         if not is_said_by_another(error, str(error)):
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(printable(f"error: {error}"), err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
     stop_distributed()
     if not result.finished:
         folder = result.output_folder
         command = f"detengine train -c {shlex.quote(str(folder / CONFIG))} --resume"
-        typer.echo(f"Stopped, and saved in {folder}. To go on: {command}", err=True)
+        with suppress(OSError):  # a terminal that is gone was a reason to stop
+            typer.echo(f"Stopped, and saved in {folder}. To go on: {command}", err=True)
         raise typer.Exit(EXIT_STOPPED)
 
 
 def replay_from_file(config_file: Path, overrides: Sequence[str], record: Path) -> None:
     """`detengine train --replay`. Ends well if the step could be repeated, whatever it showed."""
-    typer.echo(replay(load_config(config_file, overrides), record))
+    typer.echo(printable(replay(load_config(config_file, overrides), record)))
 
 
 def evaluate_from_file(
@@ -54,5 +57,5 @@ def evaluate_from_file(
         stop_distributed()
     except ExpectedResultsError as error:
         if not is_said_by_another(error, str(error)):
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(printable(f"error: {error}"), err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import typer
 
-from detengine.checkpoint.files import write_text
 from detengine.choosing.configuration import FILE_NAME, Chosen, configuration_for
-from detengine.cli.app import printable
 from detengine.cli.train import train_and_end
 from detengine.config.load import load_config, parse_config
 from detengine.config.schema import Config
+from detengine.disk.writing import write_text
 from detengine.distributed.comm import broadcast, is_main_process
 from detengine.distributed.launch import start_distributed
 from detengine.output_folder import free_folder, last_folder, prepare_output_folder
+from detengine.untrusted.text import printable
 
 RUNS = "runs"
 _OUTPUT = "OUTPUT_DIR"

@@ -16,12 +16,15 @@ from detengine.config.schema import (
     VocDefinition,
     YoloDefinition,
 )
+from detengine.untrusted.excerpt import excerpt, listed
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be read or holds a key or value it must not."""
 
 
+_MOST_LINES = 20
+_LONGEST_KEY = 200
 _DEFINITIONS: dict[str, type[BaseModel]] = {
     "coco": CocoDefinition,
     "voc": VocDefinition,
@@ -39,13 +42,21 @@ def explain(error: ValidationError, sources: Mapping[tuple[str, ...], str], whol
     told = [
         each for each in errors if not _is_lack_of_item(each) or last_lack[each["loc"][:-1]] is each
     ]
-    return "\n".join(_line(each, sources, whole) for each in told)
+    lines = [_line(each, sources, whole) for each in told[:_MOST_LINES]]
+    if len(told) > _MOST_LINES:
+        lines.append(f"{whole}: and {len(told) - _MOST_LINES} mistakes more")
+    return "\n".join(lines)
 
 
 def shortened(value: Any) -> str:
     """The value as text of at most 80 characters; of a mapping its keys."""
-    text = f"a section with {', '.join(value)}" if isinstance(value, dict) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return (
+        _cut(f"a section with {listed(value)}", 80) if isinstance(value, dict) else excerpt(value)
+    )
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def known_keys(
@@ -63,22 +74,24 @@ def _line(error: ErrorDetails, sources: Mapping[tuple[str, ...], str], whole: st
         return "\n".join(_told(each, sources, whole) for each in error["ctx"]["found"])
     path, item, definition = _split(error["loc"])
     key = ".".join(path)
+    shown = _cut(key, _LONGEST_KEY)
     near = [at for at in sources if _on_one_path(at, path)]
     given_at = path if path in near or not near else near[0]
     source = sources.get(given_at, whole)
     known = dict(known_keys() if definition is None else known_keys(definition, _above(key)))
     if error["type"] == "extra_forbidden":
         key = max(key, ".".join(given_at), key=len)
-        return f"{source}: unknown key {key}{_nearest(key, list(known))}"
+        return f"{source}: unknown key {_cut(key, _LONGEST_KEY)}{_nearest(key, list(known))}"
     if error["type"] == "missing" and not _is_lack_of_item(error):
         beside = next((at for at in sources if at[:-1] == path[:-1]), path)
-        return f"{sources.get(beside, whole)}: {key} is missing, and has no default"
+        return f"{sources.get(beside, whole)}: {shown} is missing, and has no default"
     if error["type"].startswith("union_tag"):
-        given = error["input"].get("FORMAT", "missing")
-        return f"{source}: {key}.FORMAT is {given}; expected {_listed(_DEFINITIONS)}"
+        given = _cut(str(error["input"].get("FORMAT", "missing")), 80)
+        return f"{source}: {shown}.FORMAT is {given}; expected {_listed(_DEFINITIONS)}"
     if _is_lack_of_item(error):
         item = item[: item.rindex("[")]  # what is too short, not the item that it lacks
-    mistake = f"{source}: {key}{item} is {shortened(error['input'])}; expected {_expected(error)}"
+    given = shortened(error["input"])
+    mistake = f"{source}: {shown}{item} is {given}; expected {_expected(error)}"
     description = known.get(key)
     return mistake if description is None else f"{mistake} ({' '.join(description.split())})"
 

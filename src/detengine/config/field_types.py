@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from detengine.untrusted.yaml_text import why_unfit
+
 T = TypeVar("T")
 
 
@@ -47,15 +49,15 @@ def value_of_text(value: Any) -> Any:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nested deep
             value = _yaml_value(value)
     return tuple(value) if isinstance(value, list) else value
 
 
 def _yaml_value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return text if why_unfit(text) else yaml.safe_load(text)
+    except Exception:  # PyYAML raises anything for what is no date, no number, no switch
         return text
 
 

@@ -11,6 +11,7 @@ from detengine.config.errors import ConfigError, explain, shortened
 from detengine.config.no_effect import warn_of_keys_without_effect
 from detengine.config.schema import Config, Conventions
 from detengine.config.yaml_files import parse_mapping, read_mapping, write_mapping
+from detengine.untrusted.addresses import without_secrets
 
 COMMAND_LINE = "command line"
 
@@ -45,7 +46,7 @@ def parse_config(text: str, overrides: Sequence[Any] = (), *, source: str) -> Co
     source: where the text is from, for errors. It may include no file (_BASE_), since nothing in a
     file of weights may have others read. Raises ConfigError.
     """
-    values = parse_mapping(text, source, allow_aliases=False)
+    values = parse_mapping(text, source, trusted=False)
     if "_BASE_" in values:
         raise ConfigError(f"{source}: includes a file (_BASE_), which only a YAML file may do")
     given = {key: Given(value, source) for key, value in _flattened(values)}
@@ -72,14 +73,22 @@ def replace(cfg: Config, changes: Mapping[str, Any]) -> Config:
     return _build(cfg.model_dump(), given, "replace")
 
 
+def recordable(cfg: Config) -> dict[str, Any]:
+    """All values as they may be written down: of signed weights' address, without the signature."""
+    values = cfg.model_dump()
+    values["MODEL"]["WEIGHT"] = without_secrets(values["MODEL"]["WEIGHT"])
+    return values
+
+
 def to_yaml(cfg: Config) -> str:
-    """All of the configuration as YAML, which `load_config` reads back to an equal one."""
-    return write_mapping(cfg.model_dump())
+    """All of the configuration as YAML, which `load_config` reads back to an equal one, but for a
+    secret (`recordable`)."""
+    return write_mapping(recordable(cfg))
 
 
 def difference(cfg: Config) -> str:
     """The values that differ from the defaults of CONVENTIONS, as YAML that reads back equally."""
-    changes = _difference(cfg.model_dump(), defaults(cfg.CONVENTIONS))
+    changes = _difference(recordable(cfg), defaults(cfg.CONVENTIONS))
     return write_mapping({"CONVENTIONS": cfg.CONVENTIONS} | changes)
 
 
@@ -111,7 +120,9 @@ def _read_file(path: Path, including: tuple[Path, ...]) -> dict[KeyPath, Given]:
     values = read_mapping(path)
     base = values.pop("_BASE_", None)
     if base is not None and not isinstance(base, str):
-        raise ConfigError(f"{path}: _BASE_ is {base!r}; expected the path of one YAML file")
+        raise ConfigError(
+            f"{path}: _BASE_ is {shortened(base)}; expected the path of one YAML file"
+        )
     given = _read_file(path.parent / base, (*including, resolved)) if base is not None else {}
     return given | {key: Given(value, str(path)) for key, value in _flattened(values)}
 
@@ -167,8 +178,8 @@ def _put(values: dict[str, Any], path: KeyPath, given: Given) -> None:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
             raise ConfigError(
-                f"{given.source}: {'.'.join(path)} cannot be set, because {'.'.join(path[:depth])} "
-                f"is {shortened(section)} and has no keys"
+                f"{given.source}: {'.'.join(path):.200} cannot be set, because "
+                f"{'.'.join(path[:depth]):.200} is {shortened(section)} and has no keys"
             )
     # A section whose keys are all commented out is read as null, and gives nothing.
     if not (given.value is None and isinstance(section.get(path[-1]), dict)):

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from detengine.config.errors import ConfigError, shortened
+from detengine.config.yaml_files import parse_mapping
 
 MAY_CHANGE = (
     "OUTPUT_DIR",
@@ -49,7 +50,7 @@ def raise_if_another_run(before: str, now: str, source: str) -> list[str]:
     for each difference of MAY_CHANGE, and of data sets that are not trained on. Raises ConfigError
     with a table of all others.
     """
-    old, new = yaml.safe_load(before), yaml.safe_load(now)
+    old, new = parse_mapping(before, source, trusted=False), yaml.safe_load(now)
     differences = list(_differences(old, new))
     trained_on = {*old["DATASETS"]["TRAIN"], *new["DATASETS"]["TRAIN"]}
     refused = [each for each in differences if not _may_change(each[0], trained_on)]

@@ -359,8 +359,9 @@ class Config(Section):
     DTYPE: Literal["float32", "bfloat16", "float16"] = "float32"
     """The precision of the forward pass; parameters are float32."""
     DETERMINISTIC: Switch = False
-    """On CUDA: only algorithms that give the same bits each time, which are slower. On a CPU they
-    do so anyway, with the same number of threads."""
+    """Only algorithms that give the same bits each time, which are slower on CUDA; operators of the
+    model that have none are named before the first step. On a CPU, with the same number of threads,
+    the detectors built here do so anyway; a BUILDER's may not, with several threads."""
     REPORT: Switch = True
     """Keep a record of the run (environment.json) and a page of all that is known of it
     (report.html) in OUTPUT_DIR: on the way, for at most 2 % of the time, and at the end."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detengine.structures.rle import RLE, decode_counts, encode_counts
+from detengine.untrusted.excerpt import excerpt, listed
 
 Entry = Mapping[str, Any]
 
@@ -21,8 +22,7 @@ PART_OF_IOU_TYPE = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoi
 def required(path: Path, number: int, entry: Entry, key: str) -> Any:
     """What an entry must have."""
     if key not in entry:
-        given = ", ".join(entry) or "nothing"
-        message = f"{path}: entry {number} has no {key!r}; it has {given}"
+        message = f"{path}: entry {number} has no {key!r}; it has {listed(entry) or 'nothing'}"
         if key in PART_OF_IOU_TYPE.values():
             message += ". Score what all entries have (--iou-type)."
         raise ValueError(message)
@@ -33,7 +33,9 @@ def whole_number_of(path: Path, number: int, entry: Entry, key: str) -> int:
     """An id."""
     value = required(path, number, entry, key)
     if type(value) is not int:
-        raise ValueError(f"{path}: {key!r} of entry {number} must be an integer, but is {value!r}")
+        raise ValueError(
+            f"{path}: {key!r} of entry {number} must be an integer, but is {excerpt(value)}"
+        )
     return value
 
 
@@ -41,7 +43,9 @@ def score_of(path: Path, number: int, entry: Entry) -> float:
     """A finite number."""
     value = required(path, number, entry, "score")
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{path}: the score of entry {number} must be a number, but is {value!r}")
+        raise ValueError(
+            f"{path}: the score of entry {number} must be a number, but is {excerpt(value)}"
+        )
     return float(value)
 
 
@@ -54,7 +58,7 @@ def numbers_of(path: Path, number: int, entry: Entry, key: str, count: int) -> l
         or not all(type(each) in (int, float) and math.isfinite(each) for each in values)
     ):
         raise ValueError(
-            f"{path}: {key!r} of entry {number} must be {count} numbers, but is {str(values)[:80]}"
+            f"{path}: {key!r} of entry {number} must be {count} numbers, but is {excerpt(values)}"
         )
     return values
 
@@ -79,12 +83,12 @@ def mask_of(path: Path, number: int, entry: Entry, size: tuple[int, int]) -> RLE
     if not isinstance(counts, str | list) or not isinstance(mask.get("size"), list):
         raise ValueError(
             f"{path}: 'segmentation' of entry {number} must be an RLE, "
-            f"{{'size': [height, width], 'counts': ...}}, but is {str(mask)[:80]}"
+            f"{{'size': [height, width], 'counts': ...}}, but is {excerpt(mask)}"
         )
     if mask["size"] != list(size):
         raise ValueError(
-            f"{path}: the mask of entry {number} is of the size {mask['size']}, but its image is "
-            f"of {list(size)} (height, width)"
+            f"{path}: the mask of entry {number} is of the size {excerpt(mask['size'])}, but its "
+            f"image is of {list(size)} (height, width)"
         )
     if isinstance(counts, list):
         string = encode_counts(_runs(path, number, counts, size))
@@ -98,7 +102,7 @@ def _runs(path: Path, number: int, counts: list[Any], size: tuple[int, int]) -> 
     if not all(type(each) is int and each >= 0 for each in counts):
         raise ValueError(
             f"{path}: the runs of the mask of entry {number} must be lengths in pixels, but are "
-            f"{str(counts)[:80]}"
+            f"{excerpt(counts)}"
         )
     _raise_if_uncovered(path, number, sum(counts), size)
     return np.array(counts, dtype=np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import torch
 
+from detengine.disk.writing import remove, whole_file
 from detengine.evaluation.coco_entries import (
     PART_OF_IOU_TYPE,
     Entry,
@@ -164,21 +165,19 @@ def write_coco_results(
     """
     category_of_label = [None, *categories.ids_of_labels(class_names)]
     for iou_type in iou_types:
-        temporary = folder / f"{iou_type}.json.tmp"
-        with temporary.open("wb") as file:
+        with whole_file(folder / f"{iou_type}.json") as aside, aside.open("wb") as file:
             separator = b"[\n"
             for image_id, prediction in load_predictions(folder):
                 for entry in coco_entries(image_id, prediction, (iou_type,), category_of_label):
                     file.write(separator + orjson.dumps(entry))
                     separator = b",\n"
             file.write(b"\n]\n" if separator == b",\n" else b"[]\n")
-        temporary.replace(folder / f"{iou_type}.json")
 
 
 def remove_coco_results(folder: str | Path) -> None:
     """Remove what `write_coco_results` wrote there."""
     for iou_type in PART_OF_IOU_TYPE:
-        (Path(folder) / f"{iou_type}.json").unlink(missing_ok=True)
+        remove(Path(folder) / f"{iou_type}.json")
 
 
 def coco_entries(

@@ -14,9 +14,11 @@ from typing import Any
 
 import orjson
 
+from detengine.disk.writing import naming, remove_quietly
 from detengine.structures.ground_truth import GroundTruth
+from detengine.untrusted.excerpt import excerpt, listed
+from detengine.untrusted.links import without_link
 
-_FEW = 5
 _BEGINNING, _BETWEEN = b'{"annotations": [\n', b",\n"
 
 
@@ -34,7 +36,8 @@ class DescribedResultsWriter:
         self._aside = path.with_name(f"{path.name}.part")
         self._categories = dict(enumerate(class_names, start=1))
         self._images: list[bytes] = []
-        self._file = self._aside.open("wb")
+        with naming(path):
+            self._file = without_link(self._aside).open("wb")
         self._separator = _BEGINNING
 
     def __enter__(self) -> "DescribedResultsWriter":
@@ -42,11 +45,12 @@ class DescribedResultsWriter:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._finish()
+            with naming(self._path):
+                self._finish()
+                self._aside.replace(self._path)
         except OSError:
-            self._aside.unlink(missing_ok=True)
+            remove_quietly(self._aside)
             raise
-        self._aside.replace(self._path)
 
     def _finish(self) -> None:
         with self._file as file:
@@ -73,7 +77,8 @@ class DescribedResultsWriter:
         that are no UTF-8 become escapes.
         """
         for entry, name in zip(entries, names, strict=True):
-            self._file.write(self._separator + orjson.dumps(entry))
+            with naming(self._path):
+                self._file.write(self._separator + orjson.dumps(entry))
             self._separator = _BETWEEN
             self._categories.setdefault(entry["category_id"], name)
         height, width = size
@@ -104,7 +109,7 @@ def in_ids_of(path: Path, content: Mapping[str, Any], truth: GroundTruth) -> lis
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not as `detengine predict` writes it: an entry, an image or a category of "
-            f"it lacks something, or refers to what is not there ({error!r})"
+            f"it lacks something, or refers to what is not there ({excerpt(error)})"
         ) from error
 
 
@@ -115,9 +120,8 @@ def _in_ids_of(path: Path, content: Mapping[str, Any], truth: GroundTruth) -> li
     foreign = sorted({str(names.get(e.get("category_id"))) for e in content["annotations"]})
     if foreign := [name for name in foreign if name not in id_of_name]:
         raise ValueError(
-            f"{path} has detections of {', '.join(foreign[:_FEW])}, but the ground truth's classes "
-            f"are {', '.join(truth.categories.names[:_FEW])}"
-            f"{', ...' if len(truth.categories) > _FEW else ''}"
+            f"{path} has detections of {listed(foreign)}, but the ground truth's classes "
+            f"are {listed(truth.categories.names)}"
         )
     return [
         {
@@ -151,8 +155,8 @@ def _image_ids(
         twice = "; or several of them have the same name" if not unknown else ""
         raise ValueError(
             f"{path}: {len(unknown)} of {len(images)} images are none of the ground truth's "
-            f"{len(truth)}, by their names: {', '.join(unknown[:_FEW])}{twice}. It has "
-            f"{', '.join(list(full)[:_FEW])}. Predict the data set's own images, or take those "
+            f"{len(truth)}, by their names: {listed(unknown)}{twice}. It has "
+            f"{listed(full)}. Predict the data set's own images, or take those "
             "entries out."
         )
     return found

@@ -92,6 +92,9 @@ def unfit_columns(columns: Mapping[str, Any]) -> list[str]:
         if name not in columns
         or not _is_column(columns[name], dtypes, shape, may_be_none=name in optional)
     ]
+    sizes = columns.get("sizes")
+    if "sizes" not in unfit and isinstance(sizes, Tensor) and bool((sizes < 1).any()):
+        unfit.append("sizes")
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
         unfit.append("categories")
     return unfit if isinstance(columns.get("origin"), str) else [*unfit, "origin"]
@@ -104,9 +107,20 @@ def _is_column(
     if not isinstance(column, Tensor):
         return may_be_none and column is None
     return (
-        column.dtype in dtypes
+        _is_stored(column)
+        and column.dtype in dtypes
         and column.ndim == len(shape)
         and all(length in (None, own) for own, length in zip(column.shape, shape, strict=True))
+    )
+
+
+def _is_stored(column: Tensor) -> bool:
+    """Whether it is nothing but numbers, all of them in the file: strides of 0 claim any length."""
+    return (
+        column.layout == torch.strided
+        and not column.is_meta
+        and not column.requires_grad
+        and column.numel() * column.element_size() <= column.untyped_storage().nbytes()
     )
 
 
@@ -114,6 +128,7 @@ def _are_bounds(offsets: object) -> TypeGuard[Tensor]:
     """Whether they are int64[N + 1] that begin with 0 and never fall."""
     return (
         isinstance(offsets, Tensor)
+        and _is_stored(offsets)
         and offsets.dtype == torch.int64
         and offsets.ndim == 1
         and offsets.tolist()[:1] == [0]

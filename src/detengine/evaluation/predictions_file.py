@@ -4,6 +4,7 @@ Each rank writes its own: `predictions.pth`, then `predictions_0001.pth` and so 
 `predictions_rank2.pth`, `predictions_rank2_0001.pth`. Every file is whole; an image is in one.
 """
 
+import errno
 import logging
 import re
 import time
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from detengine.disk.writing import naming, remove, whole_file
+from detengine.distributed.out_of_memory import is_out_of_memory
 from detengine.evaluation.predictions_columns import (
     make_columns,
     parts_of,
@@ -23,6 +26,9 @@ from detengine.evaluation.predictions_columns import (
     unfit_columns,
 )
 from detengine.structures.prediction import Prediction
+from detengine.untrusted.disguise import raise_if_disguised
+from detengine.untrusted.excerpt import excerpt
+from detengine.untrusted.tensors import load_tensors
 
 _FORMAT = 2
 _NAME = re.compile(r"predictions(?:_rank(\d+))?(?:_(\d{4,}))?\.pth")
@@ -53,7 +59,8 @@ class PredictionWriter:
         bytes_of_a_file: int = _BYTES_OF_A_FILE,
     ) -> None:
         self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with naming(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._rank = rank
         self._header = {"format": _FORMAT, "origin": origin, "categories": list(class_names)}
         self._bytes_of_a_file = bytes_of_a_file
@@ -111,9 +118,9 @@ class PredictionWriter:
     def _write(self) -> None:
         """Under another name first, so that no half-written file is ever found."""
         path = self._folder / _file_name(self._rank, self._number)
-        temporary = path.with_suffix(".tmp")
-        torch.save({**self._header, **make_columns(self._image_ids, self._predictions)}, temporary)
-        temporary.replace(path)
+        content = {**self._header, **make_columns(self._image_ids, self._predictions)}
+        with whole_file(path) as aside, aside.open("wb") as file:
+            torch.save(content, file)
         self._number += 1
         self._start_file()
 
@@ -165,8 +172,15 @@ def remove_predictions(folder: str | Path) -> int:
     """Remove all stored predictions, and give the number of their files; other files stay."""
     files = _files(folder)
     for file in files:
-        file.path.unlink()
+        remove(file.path)
     return len(files)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what a process that was killed has half written; while nobody writes there."""
+    for pattern in ("predictions*.tmp", "*.json.tmp"):
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 class _File(NamedTuple):
@@ -209,9 +223,12 @@ def _bytes_of(prediction: Prediction) -> int:
 def _load(path: Path) -> dict[str, Any]:
     """The columns of a file; ValueError, naming it, if it is damaged or none of predictions."""
     columns = _read(path)
-    given = columns.get("format") if isinstance(columns, dict) else type(columns).__name__
-    if given != _FORMAT:
-        raise ValueError(f"{path} has the format {given!r}, but this version reads {_FORMAT}")
+    raise_if_disguised(path, columns)
+    given = columns.get("format") if type(columns) is dict else type(columns).__name__
+    if type(given) is not int or given != _FORMAT:
+        raise ValueError(
+            f"{path} has the format {excerpt(given)}, but this version reads {_FORMAT}"
+        )
     if unfit := unfit_columns(columns):
         raise ValueError(
             f"{path} is no file of predictions: {', '.join(unfit)} must be there, of the types and "
@@ -225,14 +242,14 @@ def _read(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-        content: Any = None if damaged else torch.load(path, weights_only=True)
-    except OSError:
-        raise
+        content: Any = None if damaged else load_tensors(path)
     except UnpicklingError as error:  # torch's text advises to run what is in the file
         raise ValueError(
             f"{path} is no file of predictions: it holds other things than numbers and text"
         ) from error
     except Exception as error:  # whatever strange bytes make the two readers raise
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+            raise  # EINVAL is for an archive's place before the file's first byte
         why = [*str(error).splitlines(), "it is empty"][0]
         raise ValueError(
             f"{path} is no file of predictions, or it is damaged: {why}. Expected a .pth file that "

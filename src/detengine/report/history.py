@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,20 +87,27 @@ def read_history(path: Path) -> History:
 
     A killed run's torn last line, and lines that somebody else wrote, are counted and passed over.
     """
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    columns: dict[str, tuple[list[float], list[float]]] = {}
+    columns: dict[str, tuple[array[float], array[float]]] = {}
     unread = 0
-    for line in lines:
+    for line in _lines_of(path):
         metrics = _metrics_of(line)
         if metrics is None:
             unread += 1
             continue
+        iteration = metrics.pop("iteration", math.nan)  # not there in an empty line
         for name, value in metrics.items():
-            iterations, values = columns.setdefault(name, ([], []))
-            iterations.append(metrics["iteration"])
-            values.append(value)
-    columns.pop("iteration", None)
+            if name not in columns:
+                columns[name] = array("d"), array("d")
+            columns[name][0].append(iteration)
+            columns[name][1].append(value)
     return History({name: _series(*each) for name, each in columns.items()}, unread)
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
+    """One in memory at a time."""
+    if path.is_file():
+        with path.open("rb") as lines:
+            yield from lines
 
 
 def _metrics_of(line: bytes) -> dict[str, Any] | None:
@@ -113,7 +121,7 @@ def _metrics_of(line: bytes) -> dict[str, Any] | None:
     return found if math.isfinite(found.get("iteration", math.nan)) else None
 
 
-def _series(iterations: list[float], values: list[float]) -> Series:
+def _series(iterations: "array[float]", values: "array[float]") -> Series:
     at, found = np.array(iterations), np.array(values)
     order = np.argsort(at, kind="stable")
     return Series(at[order], found[order])

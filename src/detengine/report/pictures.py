@@ -4,10 +4,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from detengine.data.dataset import DetectionDataset
+from detengine.disk.writing import whole_file
 from detengine.report.draw import truth_beside_prediction
 from detengine.structures.prediction import Prediction
+
+_LONGEST = 50
+"""Characters of an image's name in its picture's: the longest that a disk takes has 255 bytes."""
 
 
 def write_pictures(
@@ -31,6 +36,17 @@ def write_pictures(
         picture = truth_beside_prediction(
             dataset.read_image(index), truth, index, prediction, dataset.class_names
         )
-        path_of_index[index] = folder / f"{image_id}_{Path(truth.file_name(index)).stem}.png"
-        picture.save(path_of_index[index])
+        name = f"{image_id}_{Path(truth.file_name(index)).stem[:_LONGEST]}.png"
+        path_of_index[index] = folder / name
+        save_picture(picture, path_of_index[index])
     return [path_of_index[index] for index in sorted(path_of_index)]
+
+
+def save_picture(picture: Image.Image, path: Path, *, quality: int = 75) -> None:
+    """Write a picture in the format of its name's suffix; quality: a JPEG's, of 100.
+
+    Killed at any moment, the path holds the old picture or the new one, whole. Raises OSError.
+    """
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with whole_file(path) as aside:
+        picture.save(aside, kind, quality=quality)

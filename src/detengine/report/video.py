@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from detengine.data.video import import_av
+from detengine.disk.writing import naming, remove_quietly
 
 _CODECS = ("libx264", "libopenh264", "mpeg4")
 """The first that this PyAV can encode with is used."""
@@ -36,15 +37,20 @@ class VideoWriter:
         if self._container is None:
             return
         try:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
+            with naming(self._path):
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
+                self._aside.replace(self._path)
         except OSError:
-            self._aside.unlink(missing_ok=True)
+            remove_quietly(self._aside)
             raise
-        self._aside.replace(self._path)
 
     def write(self, picture: Image.Image, time: int) -> None:
         """The next frame. time: when it is shown, in units of time_base; later than the last."""
+        with naming(self._path):
+            self._write(picture, time)
+
+    def _write(self, picture: Image.Image, time: int) -> None:
         if self._container is None:
             self._open(picture.size)
         frame = self._av.VideoFrame.from_image(picture)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import orjson
 
-from detengine.config.load import load_config, parse_config
+from detengine.config.load import parse_config
 from detengine.config.schema import Config
 from detengine.monitor.sinks import METRICS
-from detengine.output_folder import CONFIG
+from detengine.output_folder import CONFIG, read_run_config
 from detengine.report.history import History, read_history
 from detengine.run_report.record import ENVIRONMENT, Session, load_sessions
 from detengine.scoring import PER_CLASS, RESULTS
@@ -111,7 +111,7 @@ def _read_config(path: Path, sessions: list[Session]) -> Config:
             "scoring (OUTPUT_DIR)"
             + (f"; below it, {', '.join(below[:10])} may be such." if below else ".")
         )
-    return load_config(path / CONFIG)
+    return read_run_config(path)
 
 
 def _read_scores(path: Path, problems: list[str]) -> PlainScores:
@@ -167,5 +167,5 @@ def _find_checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
 
 def _written_digest(path: Path) -> str | None:
     beside = path.with_name(path.name + ".sha256")
-    words = beside.read_text(encoding="utf-8").split() if beside.is_file() else []
+    words = beside.read_text(errors="replace").split() if beside.is_file() else []
     return words[0] if words else None

@@ -17,10 +17,12 @@ from detengine.config.load import to_yaml
 from detengine.config.schema import Config
 from detengine.distributed.comm import is_main_process
 from detengine.distributed.failure import FILE_ONLY
+from detengine.distributed.report import message_of
 from detengine.evaluation.expected import ExpectedResultsError
 from detengine.monitor.timer import Stages
 from detengine.run_report.record import Recorder, begin_session, now, sha256_of
 from detengine.scoring import INFERENCE
+from detengine.untrusted.addresses import without_secrets
 
 if TYPE_CHECKING:
     from detengine.report.study import Study
@@ -109,7 +111,7 @@ def reported(cfg: Config) -> Iterator[Report]:
         report.end("finished", str(error))
         raise
     except BaseException as error:
-        report.end("failed", str(error) or type(error).__name__)
+        report.end("failed", message_of(error) or type(error).__name__)
         raise
     else:
         report.end("stopped" if report.is_stopped else "finished")
@@ -149,7 +151,7 @@ class RunReport:
                 begin_session(kind, device, self._began),
                 start_iteration=start_iter,
                 iteration=start_iter,
-                weights=weights or None,
+                weights=without_secrets(weights) or None,
                 weights_sha256=sha256_of(weights),
                 config=None if kind == "train" else to_yaml(cfg),
             )
@@ -247,7 +249,7 @@ class RunReport:
         try:
             yield
         except Exception as error:
-            logger.warning("%s: %s", consequence, error or type(error).__name__)
+            logger.warning("%s: %s", consequence, message_of(error) or type(error).__name__)
             logger.info("how that came about", exc_info=True, extra=FILE_ONLY)
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +22,14 @@ import torchvision
 from pydantic import TypeAdapter
 
 from detengine import __version__
-from detengine.checkpoint.files import write_text
+from detengine.disk.writing import write_text
 from detengine.distributed.comm import get_world_size
 from detengine.monitor.timer import Stages
+from detengine.run_report.git_commit import git_commit
+from detengine.untrusted.addresses import without_secrets
 
 ENVIRONMENT = "environment.json"
 _FORMAT = 1
-_GIT_SECONDS = 3.0
 
 State = Literal["running", "finished", "stopped", "failed"]
 
@@ -38,7 +38,8 @@ State = Literal["running", "finished", "stopped", "failed"]
 class Session:
     """One start in a run's folder. Times are ISO 8601 with the zone's offset.
 
-    - kind: "train" or "eval". command: as it was typed, as one line of a shell.
+    - kind: "train" or "eval". command: as it was typed, as one line of a shell, but for a signed
+      address's signature.
     - seen: when the record was last written; end: None while it runs, and if it was killed.
     - error: why it failed, else None. start_iteration, iteration: finished ones, then and now.
     - environment: names and versions, in words. stages: seconds of each stage of the start.
@@ -82,7 +83,7 @@ def begin_session(kind: Literal["train", "eval"], device: torch.device, start: s
     """The session of this process, which began at `start`."""
     return Session(
         kind=kind,
-        command=shlex.join(_command()),
+        command=shlex.join(map(without_secrets, _command())),
         working_folder=str(Path.cwd()),
         process=os.getpid(),
         host=platform.node(),
@@ -114,7 +115,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "ranks": str(get_world_size()),
         "system": platform.platform(),
     }
-    if commit := _git_commit():
+    if commit := git_commit():
         found["git commit"] = commit
     return found
 
@@ -144,29 +145,6 @@ def sha256_of(weights: str) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _git_commit() -> str | None:
-    """The working folder's commit, and whether files differ from it; None if there is none."""
-    commit = _git("rev-parse", "HEAD")
-    if not commit:
-        return None
-    changed = _git("status", "--porcelain", "--untracked-files=no")
-    return commit + (", with changes" if changed else "")
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode(errors="replace").strip()
 
 
 def load_sessions(folder: Path) -> list[Session]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from detengine.checkpoint.files import write_text
 from detengine.config.load import to_yaml
+from detengine.disk.writing import write_text
 from detengine.evaluation.build import build_scoring_options, iou_types_of
 from detengine.evaluation.comparison import compare
 from detengine.evaluation.predictions_file import load_class_names, load_predictions
