@@ -26,6 +26,8 @@ from fault_record import (  # noqa: F401 (pytest finds its hooks and fixtures he
     record_fault,
     times,
 )
+from full_disk import new_disk  # noqa: F401 (a fixture)
+from https_server import certificate, https_server, make_certificate  # noqa: F401
 from processes import SECONDS, ForkServer
 
 CONFIG = """\

@@ -1,9 +1,9 @@
 """Runs programs in forked processes, so that torch is imported once for all of them.
 
 usage: python fork_server.py, which is asked for one thing a line, as JSON (see ForkServer in
-processes.py): {"start": {...}}, the keywords of `run`, is answered by the process's id,
-{"wait": [id, seconds]} by its exit code, which is minus the signal that ended it. What lasts longer
-is killed, with its group. It begins with its parent's id, when it is ready.
+processes.py): [1, {"start": {...}}], the keywords of `run`, is answered by [1, the process's id],
+[2, {"wait": [id, seconds]}] by [2, its exit code], which is minus the signal that ended it. What
+lasts longer is killed, with its group. It begins with [0, its parent's id], when it is ready.
 """
 
 import gc
@@ -11,14 +11,16 @@ import json
 import logging
 import os
 import re
+import resource
 import runpy
 import signal as signals
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,18 +28,30 @@ import detengine.run  # noqa: F401  # what every process needs
 from detengine.cli.main import main
 
 
-class SignalAtLine(logging.Handler):
-    """Sends this process, or its whole group, a signal at the first log line of a pattern."""
+class AtLine(logging.Handler):
+    """Does something at the first log line of a pattern."""
 
-    def __init__(self, pattern: str, signal: int, group: bool = False) -> None:
+    def __init__(self, pattern: str, do: Callable[[], object]) -> None:
         super().__init__()
-        self.pattern, self.signal, self.group = pattern, signal, group
-        self.sent = False
+        self.pattern, self.do = pattern, do
+        self.is_done = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self.sent and re.search(self.pattern, record.getMessage()):
-            self.sent = True
-            (os.killpg if self.group else os.kill)(os.getpid(), self.signal)
+        if not self.is_done and re.search(self.pattern, record.getMessage()):
+            self.is_done = True
+            self.do()
+
+
+def send(signal: int, *, group: bool) -> None:
+    """Send this process, or its whole group, a signal."""
+    (os.killpg if group else os.kill)(os.getpid(), signal)
+
+
+def limit_memory(more: int) -> None:
+    """Give this process no more than so many bytes of addresses beyond those that it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def start(**settings: Any) -> int:
@@ -57,12 +71,15 @@ def run(
     environment: dict[str, str],
     program: str = "",
     signal_at: dict[str, Any] | None = None,
+    memory_at: tuple[str, int] | None = None,
     read_images: str = "",
     folder: str = "",
 ) -> int:
     """The exit code of `PROGRAM ARGUMENTS`, or `detengine ARGUMENTS` without a program.
 
-    output: the file that all it prints goes to. signal_at: of SignalAtLine. read_images: the file
+    output: the file that all it prints goes to. signal_at: the pattern of a log line, and what to
+    `send` there. memory_at: the pattern, or "" for at once, and what to give `limit_memory`.
+    read_images: the file
     that the name of every JPEG is added to when it is opened; "" writes none. folder: the one to
     work in; "" is the server's own.
     """
@@ -74,7 +91,9 @@ def run(
     if folder:
         os.chdir(folder)
     if signal_at is not None:
-        logging.getLogger("detengine").addHandler(SignalAtLine(**signal_at))
+        at_line(signal_at.pop("pattern"), partial(send, **signal_at))
+    if memory_at is not None:
+        at_line(memory_at[0], partial(limit_memory, memory_at[1]))
     if read_images:
         note_images(read_images)
     sys.argv = [program or "detengine", *arguments]
@@ -90,6 +109,14 @@ def run(
         traceback.print_exc()
         return 1
     return 0
+
+
+def at_line(pattern: str, do: Callable[[], object]) -> None:
+    """Do something at the first log line of a pattern; without a pattern at once."""
+    if pattern:
+        logging.getLogger("detengine").addHandler(AtLine(pattern, do))
+    else:
+        do()
 
 
 def wait(pid: int, seconds: float) -> int:
@@ -126,9 +153,10 @@ def note_images(path: str) -> None:
 
 if __name__ == "__main__":
     gc.freeze()  # no process copies what it never looks at
-    print(os.getppid(), flush=True)
+    print(json.dumps([0, os.getppid()]), flush=True)
     for line in sys.stdin:
-        [(request, given)] = json.loads(line).items()
+        number, asked = json.loads(line)
+        [(request, given)] = asked.items()
         answer = start(**given) if request == "start" else wait(*given)
-        print(answer, flush=True)
+        print(json.dumps([number, answer]), flush=True)
     gc.unfreeze()

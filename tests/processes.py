@@ -39,6 +39,7 @@ class ForkServer:
         settings = {
             "PYTHONPATH": f"{Path(detengine.__file__).parents[1]}{os.pathsep}{here / 'resume'}",
             "CUDA_VISIBLE_DEVICES": "",
+            "GOMP_SPINCOUNT": "10000",  # as cli/main sets it, where torch is not there before it
             **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         }
         self._process = subprocess.Popen(
@@ -49,7 +50,8 @@ class ForkServer:
             env=os.environ | settings,
         )
         self._groups: list[int] = []
-        assert self._answer() == os.getpid()  # when all is imported
+        self._asked = 0
+        assert self._answer() == (0, os.getpid())  # when all is imported
 
     def start(self, **settings: Any) -> Process:
         """settings: of `fork_server.run`."""
@@ -74,19 +76,25 @@ class ForkServer:
         ]
 
     def ask(self, **request: Any) -> int:
+        """Its answer to this request, and to no other: a test that ran out of time leaves one."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
+        self._asked += 1
+        self._process.stdin.write(json.dumps([self._asked, request]) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        while (answer := self._answer())[0] != self._asked:
+            pass
+        return answer[1]
 
     def close(self) -> None:
         for group in self._groups:
             _signal_if_there(os.killpg, group, 9)
         self._process.communicate()
 
-    def _answer(self) -> int:
+    def _answer(self) -> tuple[int, int]:
+        """The number of a request, and what is answered."""
         assert self._process.stdout is not None
-        return int(self._process.stdout.readline())
+        number, answer = json.loads(self._process.stdout.readline())
+        return number, answer
 
 
 def environments_of_ranks(count: int) -> list[dict[str, str]]:
@@ -107,5 +115,6 @@ def environments_of_ranks(count: int) -> list[dict[str, str]]:
 
 
 def _signal_if_there(send: Callable[[int, int], None], receiver: int, number: int) -> None:
+    assert receiver > 1  # group 1 is every process there is
     with suppress(ProcessLookupError):
         send(receiver, number)

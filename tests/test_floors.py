@@ -6,11 +6,12 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "detengine"
 FLOORS = {
-    0: {"structures", "distributed", "config"},
+    0: {"structures", "distributed", "config", "disk", "untrusted"},
     1: {"monitor", "solver", "data", "modeling", "checkpoint", "evaluation"},
     2: {"engine", "report"},
     3: {
         "run",
+        "agreement",
         "loading",
         "predicting",
         "picture_files",

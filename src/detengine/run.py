@@ -11,9 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from detengine.agreement import (
+    raise_if_data_differ,
+    raise_if_given_otherwise,
+    raise_if_weights_differ,
+)
 from detengine.checkpoint.catalog import find_source, find_weights
 from detengine.checkpoint.checkpointer import DetectronCheckpointer
-from detengine.checkpoint.files import write_text
 from detengine.checkpoint.readers import read_file
 from detengine.config.load import to_yaml
 from detengine.config.scaling import scaled
@@ -25,13 +29,17 @@ from detengine.data.build import (
     raise_if_indivisible,
 )
 from detengine.data.workers import naming_dead_workers
+from detengine.disk.checksums import write_checked_text
+from detengine.disk.writing import remove
 from detengine.distributed.batch_norm import share_buffers
 from detengine.distributed.comm import get_world_size, is_distributed, is_main_process
 from detengine.distributed.launch import start_distributed
 from detengine.distributed.parallel import distribute
 from detengine.distributed.watchdog import Watchdog, watched
 from detengine.engine.determinism import deterministic
+from detengine.engine.nondeterminism import raise_if_not_deterministic
 from detengine.engine.nonfinite import NonFinitePolicy
+from detengine.engine.out_of_memory import telling_what_memory_was_for
 from detengine.engine.periodic_scoring import has_ended_early
 from detengine.engine.phase import position_of
 from detengine.engine.stopping import StopRequestedError, stop_on_request
@@ -80,6 +88,7 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
     cfg, scaling = scaled(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
     with _observed(cfg) as (report, watchdog):
+        raise_if_given_otherwise(cfg, resume=resume, skip_test=skip_test)
         raise_if_indivisible(cfg, get_world_size())
         folder = prepare_output_folder(cfg.OUTPUT_DIR, resume=resume)
         with (
@@ -92,6 +101,7 @@ def train(cfg: Config, *, resume: bool = False, skip_test: bool = False) -> RunR
                 logger.info("%s", scaling)
             stages.end("processes and folder")
             parts = build_parts(cfg, folder, device, skip_test=skip_test, stages=stages)
+            raise_if_data_differ([*parts.datasets, *parts.test_sets])
             training = _Training(parts, device, should_stop, watchdog, report, stages)
             result = training.run(resume=resume)
             if not result.finished:
@@ -106,6 +116,7 @@ def _observed(cfg: Config) -> Iterator[tuple[Report, Watchdog]]:
         logging_to(None),
         reported(cfg) as report,
         watched(cfg.DISTRIBUTED.TIMEOUT, position_of) as watchdog,
+        telling_what_memory_was_for(),
     ):
         yield report, watchdog
 
@@ -127,6 +138,9 @@ class _Training:
         arguments = self._begin(resume=resume)
         start_iter = arguments["iteration"]
         loader = make_data_loader(cfg, True, is_distributed(), start_iter, datasets=parts.datasets)
+        raise_if_not_deterministic(
+            parts.model, loader, self.device, parts.precision, scored=bool(parts.test_sets)
+        )
         scores_after = self._scoring(resumed_at=start_iter if resume else None)
         self._iterate(loader, arguments, scores_after)
         iteration, results = arguments["iteration"], {}
@@ -148,7 +162,7 @@ class _Training:
         )
         start_iter = arguments["iteration"]
         if is_main_process():
-            write_text(parts.folder / CONFIG, to_yaml(cfg))
+            write_checked_text(parts.folder / CONFIG, to_yaml(cfg))
         self.stages.end("weights")
         self.report.begin(
             "train",
@@ -243,12 +257,16 @@ def evaluate(cfg: Config, weights: str | Path, *, resume: bool = False) -> Resul
         raise ValueError("DATASETS.TEST is empty: name at least one data set to score on")
     raise_if_not_measured(cfg)
     device = start_distributed(cfg.MODEL.DEVICE, cfg.DISTRIBUTED.TIMEOUT)
-    with _observed(cfg) as (report, watchdog):
+    with (
+        _observed(cfg) as (report, watchdog),
+        deterministic(device, enabled=cfg.DETERMINISTIC),
+    ):
+        raise_if_given_otherwise(cfg, resume=resume)
         folder = make_output_folder(cfg.OUTPUT_DIR)
         setup_logging(folder)  # open until the last error is in it
         if is_main_process():
             for name in (RESULTS, PER_CLASS):  # of other weights, should this one not end
-                (folder / name).unlink(missing_ok=True)
+                remove(folder / name)
         return _evaluate(cfg, str(weights), folder, device, watchdog, report=report, resume=resume)
 
 
@@ -268,10 +286,12 @@ def _evaluate(
     if class_names is None and published is not None:
         class_names = published.class_names or None
     test_sets = build_datasets(cfg, cfg.DATASETS.TEST, class_names, for_scoring=True)
+    raise_if_data_differ(test_sets)
     class_names = test_sets[0].class_names
     cfg = with_num_classes(cfg, class_names)
     model = build_detection_model(cfg).to(device)
     DetectronCheckpointer(cfg, model, class_names=class_names).load(weights)
+    raise_if_weights_differ(model)
     stages.end("data sets, model and weights")
     report.begin("eval", cfg, folder, device, stages, weights=weights)
     scored = with_views(cfg, model, test_sets)

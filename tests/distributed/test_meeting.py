@@ -1,5 +1,7 @@
 """Ranks that find each other among what earlier starts left in the store."""
 
+import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -35,7 +37,7 @@ def test_each_start_meets_in_a_part_of_the_store_of_its_own(store, order: Sequen
 
 
 def test_a_rank_that_has_waited_for_a_dead_rank_0_follows_the_new_one(store) -> None:
-    with pytest.raises(TimeoutError, match="rank 1 has not come to rank 0: the ranks did not all"):
+    with pytest.raises(TimeoutError, match="ranks 1 and 2 did not come to rank 0: the ranks did"):
         meet(store, 0, 3, SHORT)
     assert start(store, (1, 2, 0)) == {"120"}
 
@@ -46,6 +48,31 @@ def test_a_rank_0_that_never_comes_is_named(store) -> None:
         meet(store, 2, 3, SHORT)
 
 
-def test_without_torchruns_store_torch_meets_as_it_always_did(monkeypatch) -> None:
+@pytest.fixture
+def another_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """What a rank finds in its environment, one of three whose rank 0 is not there yet."""
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    assert fresh_store(LONG) is None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    return monkeypatch
+
+
+def test_under_another_launcher_rank_0_keeps_the_store_and_says_who_does_not_come(
+    another_launcher: pytest.MonkeyPatch,
+) -> None:
+    another_launcher.setenv("RANK", "0")
+    with pytest.raises(TimeoutError, match="ranks 1 and 2 did not come to rank 0: the ranks"):
+        fresh_store(SHORT)
+
+
+def test_where_no_rank_0_is_the_others_say_so_when_their_time_is_over(
+    another_launcher: pytest.MonkeyPatch,
+) -> None:
+    another_launcher.setenv("RANK", "2")
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"rank 2 has found no rank 0 at 127\.0\.0\.1:\d+: the"):
+        fresh_store(SHORT)
+    assert time.monotonic() - start < 5

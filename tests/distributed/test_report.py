@@ -6,6 +6,7 @@ import pytest
 from detengine.distributed.report import (
     PeerFailedError,
     is_said_by_another,
+    message_of,
     note_who_says,
     tell_launcher,
     with_rank,
@@ -54,3 +55,12 @@ def test_torchruns_report_repeats_the_first_sentence(
     report = json.loads(path.read_text())["message"]
     assert report["message"] == report["extraInfo"]["py_callstack"] == "the cause"
     assert int(report["extraInfo"]["timestamp"]) > 0
+
+
+def test_a_message_has_its_notes_and_a_very_long_one_its_two_ends() -> None:
+    error = ValueError("bad " + "x" * 20_000_000)
+    error.add_note("while image 7 was read")
+    text = message_of(error)
+    assert text.startswith("bad xxx")
+    assert " ... 19,990,027 more characters ... xxx" in text
+    assert text.endswith("xxx\nwhile image 7 was read")

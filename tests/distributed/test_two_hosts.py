@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,45 +13,14 @@ import torch.distributed as dist
 
 import detengine
 from detengine.checkpoint.files import load_file
+from two_hosts import ADDRESSES, hosts  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()),
     reason="this torch has no gloo to join two hosts with",
 )
 
-ADDRESSES = ("10.213.7.1", "10.213.7.2")
 SETTINGS = ["SOLVER.MAX_ITER", "4", "MODEL.MASK_ON", "False", "TEST.PICTURES", "0"]
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
-
-
-@pytest.fixture
-def hosts() -> Iterator[list[str]]:
-    """The names of two network namespaces with an address each, joined by eth0."""
-    names = [f"detengine-{os.getpid()}-{number}" for number in (1, 2)]
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ends = [["eth0", "netns", name] for name in names]
-        ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
-        for name, address in zip(names, ADDRESSES, strict=True):
-            ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
-            for device in ("lo", "eth0"):
-                ip("-n", name, "link", "set", device, "up")
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", "") or str(error)
-        _remove(names)
-        pytest.skip(f"no network namespaces can be made here: {reason.strip()}")
-    yield names
-    _remove(names)
-
-
-def _remove(names: list[str]) -> None:
-    if shutil.which("ip"):
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
 def start_host(name: str, address: str, arguments: list[str], output: Path) -> subprocess.Popen:
@@ -83,7 +51,7 @@ def start_host(name: str, address: str, arguments: list[str], output: Path) -> s
 
 @pytest.mark.timeout(90)
 def test_two_hosts_give_the_weights_and_the_results_of_two_ranks_on_one(
-    hosts: list[str],
+    hosts: list[str],  # noqa: F811
     run_ranks: Callable[..., list[str]],
     tiny_config: Path,
     tmp_path: Path,

@@ -48,17 +48,29 @@ def test_an_error_of_all_ranks_is_said_by_the_first(play) -> None:
     assert play("alike", [1, 1, 1]) == ["error: all ranks say so\n", "", ""]
 
 
-def test_a_rank_that_was_killed_is_named_by_the_others(play, tmp_path: Path) -> None:
+@pytest.mark.faults
+def test_a_rank_that_was_killed_is_named_by_the_others(
+    play, tmp_path: Path, record_fault: Callable[..., None]
+) -> None:
     printed = play("killed", [1, 1, -9])
     lines = [line for line in printed[0].splitlines() if not line.startswith(("[W", "frame", "Ex"))]
     gone = "rank 2 is gone without a word: its process was killed (out of memory?), or its machine"
     assert lines[-1] == f"error: {gone} is gone"
     assert gone not in printed[1]
     assert gone in (tmp_path / "log_rank1.txt").read_text()
+    record_fault(
+        "Ranks",
+        "one of three ranks is killed",
+        made="SIGKILL of the last, before a gather",
+        promised="both others end with 1 within ten seconds, and one of them says who is gone",
+        tried="1 kill",
+        happened="named once on the console, and in each log",
+    )
 
 
+@pytest.mark.faults
 def test_a_standstill_ends_all_ranks_and_one_sentence_says_who_waits_for_whom(
-    play, tmp_path: Path
+    play, tmp_path: Path, record_fault: Callable[..., None]
 ) -> None:
     printed = play("stalled", [1, 1, 1])
     assert re.search(
@@ -76,6 +88,15 @@ def test_a_standstill_ends_all_ranks_and_one_sentence_says_who_waits_for_whom(
         text = (tmp_path / name).read_text()
         assert re.search(rf"where this rank stands.*thread MainThread:.*in {last_call}", text, re.S)
         assert "no progress for" in text
+    record_fault(
+        "Ranks",
+        "one of three ranks hangs in its loader",
+        made="it sleeps, where the others wait for it in a gather",
+        promised="all end with 1 after DISTRIBUTED.TIMEOUT (here 0.5 s); one sentence says who "
+        "waits for whom and where, and each log has the stacks",
+        tried="1 standstill",
+        happened="all ended and it was said",
+    )
 
 
 def test_a_process_of_its_own_that_hangs_is_ended_too(play, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from detengine.monitor import logs
+from detengine.monitor.bar import Bar
 from detengine.monitor.logs import close_logging, console, setup_logging
+from fault_record import Record
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +32,47 @@ def test_a_line_goes_to_the_console_and_to_the_file(
 
 def test_long_lines_and_markup_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logging(None)
-    message = "[bold]loss[/] :smile: 'text' " + "0.1234 (0.5678)  " * 30 + "\nbox [1, 2]"
+    message = "[bold]loss[/] :smile: 'text' " + "  ".join(["0.1234 (0.5678)"] * 30) + "\nbox [1, 2]"
     logging.getLogger("detengine.trainer").info(message)
     assert capsys.readouterr().out.endswith(message + "\n")
+
+
+@pytest.mark.faults
+def test_a_name_in_a_line_commands_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record_fault: Record
+) -> None:
+    """What clears a screen, sets its title, rings, goes back, turns the writing round, or is a
+    newline to some programs and not to others."""
+    names = [
+        "\x1b[2J",
+        "\x1b]0;title\x07",
+        "\x9b31m",
+        "\r\b\b",
+        "\x00",
+        "\u202egnp.exe",
+        "\x85\u2028",
+    ]
+    setup_logging(tmp_path)
+    for name in names:
+        logging.getLogger("detengine.trainer").warning("class %s\nof a file", name)
+        with console().capture() as bar:
+            console().print(Bar(f"{name}.mp4", None).render())
+        assert bar.get().strip("\n").isprintable()
+    close_logging()
+    shown, kept = capsys.readouterr().out, (tmp_path / "log.txt").read_text()
+    assert shown == kept
+    assert all(each.isprintable() or each in "\n\t" for each in kept)
+    assert kept.count("\nof a file\n") == len(names)
+    assert "class \\x1b[2J" in kept
+    record_fault(
+        "Security",
+        "names that command a terminal",
+        made="escape sequences, carriage returns, marks that turn the writing round, in log lines "
+        "and bars",
+        promised="they are shown as escapes, on the terminal and in log.txt",
+        tried=f"{len(names)} names",
+        happened="no control character was left",
+    )
 
 
 def test_lines_below_info_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,3 +180,30 @@ def test_what_stops_the_program_is_not_taken_for_a_sinks_failure() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         OptionalSink("wandb", Interrupted()).write(20, {})
+
+
+FOREIGN = [
+    b'{"iteration": "of another program"}\n',
+    b"\xff\xfe\n",
+    b"[1, 2]\n",
+    b"\n",
+    b'{"a": 1}\n',
+]
+
+
+def test_what_somebody_else_wrote_is_left_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"iteration": 5}\n' + b"".join(FOREIGN) + b'{"iteration": 20}\n')
+    JsonlSink(path, finished_iterations=10).close()
+    assert path.read_bytes() == b'{"iteration": 5}\n' + b"".join(FOREIGN)
+    assert last_iteration_with("val/", path, until=10) is None
+    assert list(evaluations_in(path)) == []
+
+
+@pytest.mark.parametrize("length", [0, 10, 2**16 - 1, 2**16, 3 * 2**16])
+@pytest.mark.parametrize("whole", [b"", b"{}\n" * 7])
+def test_a_torn_line_of_any_length_is_dropped(tmp_path: Path, length: int, whole: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(whole + b"x" * length)
+    JsonlSink(path).close()
+    assert path.read_bytes() == whole

@@ -9,7 +9,9 @@ Whatever a file holds becomes the same kind of picture:
 Float pictures and integers beyond 16 bits are refused, because their range is known to nobody.
 """
 
-import struct
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from detengine.distributed.out_of_memory import is_out_of_memory
+
 _EXIF_ORIENTATION = 0x0112
 _ORIENTATIONS_ON_THEIR_SIDE = frozenset({5, 6, 7, 8})
 _ORIENTATIONS_TURNED = frozenset(range(2, 9))
-_BROKEN_FILE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
-"""What Pillow raises on files that are damaged, empty or no pictures."""
 _TEXT = frozenset({*range(32, 127), 9, 10, 13})
 _LOOKED_AT = 64
 """Bytes that tell a text, such as a page that a server sent in a picture's place."""
@@ -35,18 +37,8 @@ def read_image(path: Path) -> Tensor:
     Raises FileNotFoundError, or ValueError naming the path and the cure for a file that cannot be
     decoded: empty, truncated, no picture, of a kind without a known range, or suspiciously large.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = _as_rgb(_upright(image))
-    except FileNotFoundError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{path} claims to be larger than Pillow lets through: {error} If you trust the file, "
-            "raise PIL.Image.MAX_IMAGE_PIXELS; otherwise cut it into tiles."
-        ) from error
-    except _BROKEN_FILE as error:
-        raise ValueError(_unreadable(path, error)) from error
+    with _opened(path) as image:
+        pixels = _as_rgb(_upright(image))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -54,21 +46,18 @@ def image_of(picture: Image.Image) -> Tensor:
     """An open picture as `read_image` gives it. Raises ValueError where it cannot be decoded."""
     try:
         return torch.from_numpy(_as_rgb(_upright(picture))).permute(2, 0, 1)
-    except _BROKEN_FILE as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ValueError(f"the picture {picture!r} cannot be read: {error}") from error
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright picture, from its header alone. Errors as `read_image`."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except FileNotFoundError:
-        raise
-    except (Image.DecompressionBombError, *_BROKEN_FILE) as error:
-        raise ValueError(_unreadable(path, error)) from error
-    return (width, height) if orientation in _ORIENTATIONS_ON_THEIR_SIDE else (height, width)
+    with _opened(path) as image:
+        width, height = image.size
+        on_its_side = orientation_of(image) in _ORIENTATIONS_ON_THEIR_SIDE
+    return (width, height) if on_its_side else (height, width)
 
 
 def count_frames(path: Path) -> int:
@@ -76,30 +65,64 @@ def count_frames(path: Path) -> int:
 
     A photograph's previews (MPO) are none.
     """
-    try:
-        with Image.open(path) as image:
-            return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
-    except FileNotFoundError:
-        raise
-    except (Image.DecompressionBombError, *_BROKEN_FILE) as error:
-        raise ValueError(_unreadable(path, error)) from error
+    with _opened(path) as image:
+        return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
 
 
 def read_labels(path: Path) -> NDArray[Any]:
     """A picture's numbers as they are stored: labels as [H, W]. Errors as `read_image`."""
+    with _opened(path) as image:
+        return np.asarray(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The open picture. Whatever is raised on the way is the file's fault, and is said of it.
+
+    Pillow raises anything on damaged files, down to RuntimeError and TypeError.
+    """
+    _raise_if_no_file(path)
     try:
         with Image.open(path) as image:
-            return np.asarray(image)
+            yield image
     except FileNotFoundError:
         raise
-    except (Image.DecompressionBombError, *_BROKEN_FILE) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} claims to be larger than Pillow lets through: {error} If you trust the file, "
+            "raise PIL.Image.MAX_IMAGE_PIXELS; otherwise cut it into tiles."
+        ) from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"there is not enough of it to decode {path}") from error
         raise ValueError(_unreadable(path, error)) from error
 
 
+def _raise_if_no_file(path: Path) -> None:
+    """A pipe would be waited for, and a device be read without end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(_unreadable(path, error)) from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(
+            f"{path} cannot be read as an image: it is no file, but a pipe or a device. "
+            "Leave it out."
+        )
+
+
+def orientation_of(image: Image.Image) -> int:
+    """1 to 8, as EXIF has it; 1, upright, where it says nothing, or nothing that can be."""
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return orientation if orientation in _ORIENTATIONS_TURNED else 1
+
+
 def _unreadable(path: Path, error: Exception) -> str:
-    size = path.stat().st_size if path.is_file() else 0
-    start = _beginning(path) if size else b""
-    if path.is_file() and size == 0:
+    start = _beginning(path)
+    size = path.stat().st_size if start is not None else 0
+    if start == b"":
         reason = "it is empty"
     elif start and _TEXT.issuperset(start):
         reason = f"it is text, which begins with {start.decode()!r}"
@@ -111,19 +134,19 @@ def _unreadable(path: Path, error: Exception) -> str:
     )
 
 
-def _beginning(path: Path) -> bytes:
+def _beginning(path: Path) -> bytes | None:
+    """None where there is no such file."""
     try:
         with path.open("rb") as file:
             return file.read(_LOOKED_AT)
-    except OSError:
-        return b""
+    except (OSError, ValueError):  # ValueError: its name has a zero byte
+        return None
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as EXIF says; the picture itself if it says nothing, where Pillow would copy it."""
     image.load()  # a PNG may say it behind its pixels
-    is_turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _ORIENTATIONS_TURNED
-    return ImageOps.exif_transpose(image) if is_turned else image
+    return ImageOps.exif_transpose(image) if orientation_of(image) != 1 else image
 
 
 def _as_rgb(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":

@@ -10,10 +10,13 @@ from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
 
+from detengine.distributed.out_of_memory import start_thread
+
 T = TypeVar("T")
 
-ANSWER_SECONDS = 5.0
-"""How long the store may take to answer before it counts as gone."""
+ANSWER_SECONDS = 20.0
+"""How long the store may take to answer: a process that was frozen for a moment is not gone."""
+_CONNECTING_SECONDS = 5.0
 _PAUSE_SECONDS = 0.05
 
 
@@ -32,11 +35,12 @@ class NoticeBoard:
     The store is torchrun's, or rank 0's. Nothing here waits for another rank for longer than it is
     told to. is_gone: the store no longer answers, which is how the end of the process that keeps
     it shows, or this rank has taken its leave; then nothing is posted, and nothing is read.
+    is_silent: it is gone because it gave no answer; of a process that ended, the system says so.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
-        self.is_gone = False
+        self.is_gone = self.is_silent = False
         self._store = store
         self._asking = threading.Lock()  # so that no request is on its way when the last one goes
 
@@ -88,7 +92,8 @@ class NoticeBoard:
         """The answer, if there is one.
 
         Asked in a thread, because a request to a machine that is off returns after a quarter of an
-        hour.
+        hour. Where there is no memory for a thread it is asked here, so that a rank can still say
+        that.
         """
         answers: list[T] = []
 
@@ -99,9 +104,24 @@ class NoticeBoard:
                 return
 
         asking = threading.Thread(target=ask, name="notice board", daemon=True)
-        asking.start()
-        asking.join(ANSWER_SECONDS)
+        try:
+            start_thread(asking)
+        except (RuntimeError, MemoryError):
+            ask()
+        else:
+            _join(asking, ANSWER_SECONDS)
+            self.is_silent = asking.is_alive()
         return answers
+
+
+def _join(thread: threading.Thread, seconds: float) -> None:
+    """Wait for it for so long; what this process was suspended for does not count."""
+    waited, before = 0.0, time.monotonic()
+    while thread.is_alive() and waited < seconds:
+        thread.join(_PAUSE_SECONDS)
+        now = time.monotonic()
+        waited += min(now - before, 2 * _PAUSE_SECONDS)
+        before = now
 
 
 def open_board(topic: str, rank: int, world_size: int) -> NoticeBoard | None:
@@ -116,7 +136,7 @@ def open_board(topic: str, rank: int, world_size: int) -> NoticeBoard | None:
             int(os.environ["MASTER_PORT"]),
             is_master=False,
             wait_for_workers=False,
-            timeout=timedelta(seconds=ANSWER_SECONDS),
+            timeout=timedelta(seconds=_CONNECTING_SECONDS),
         )
     except (KeyError, ValueError, RuntimeError):  # dist.DistError is a RuntimeError
         return None

@@ -4,11 +4,18 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 import time
 
-from detengine.distributed.board import NoticeBoard
-from detengine.distributed.report import PeerFailedError, message_of, note_who_says, tell_launcher
+from detengine.distributed.board import NoticeBoard, open_board
+from detengine.distributed.report import (
+    PeerFailedError,
+    message_of,
+    note_who_says,
+    tell_launcher,
+    with_rank,
+)
 
 logger = logging.getLogger("detengine.distributed")
 
@@ -23,6 +30,10 @@ PARTING_SECONDS = 2.0
 NAMED = 10
 """How many ranks a message names one by one."""
 _PAUSE_SECONDS = 0.05
+_KILLED = "is gone without a word: its process was killed (out of memory?), or its machine is gone"
+_FROZEN = (
+    "does not answer any more: its process is frozen, or its machine or the network to it is gone"
+)
 _ECHOES = re.compile(
     r"connection (was )?(closed|reset|refused|aborted)|broken pipe|socket ?timeout|gloo/transport"
     r"|timed out waiting|nccl(RemoteError|SystemError|InternalError)|NCCL (communicator|error)"
@@ -57,7 +68,11 @@ def fail_together(board: NoticeBoard, error: BaseException) -> BaseException:
     if isinstance(error, PeerFailedError):
         leave(board)
         return error
-    message = message_of(error) or type(error).__name__
+    message = message_of(error)
+    if not isinstance(error, Exception):  # an exit, of which nobody else says anything
+        message = f"{type(error).__name__} {message}".strip()
+        print(with_rank(error, message), file=sys.stderr)
+    message = message or type(error).__name__
     logger.error("%s", message, extra=FILE_ONLY)
     tell_launcher(message)
     board.post("failed", message)
@@ -88,16 +103,27 @@ def failure_of_another(board: NoticeBoard) -> PeerFailedError | None:
     return None
 
 
-def loss_of_the_board(board: NoticeBoard) -> PeerFailedError:
-    """The store went with the process that keeps it; then the ranks cannot agree who speaks."""
-    host = os.environ.get("MASTER_ADDR", "its machine")
+def loss_before_the_board(error: RuntimeError, rank: int, world_size: int) -> PeerFailedError:
+    """Who was lost before the ranks had agreed on a board: those that are left meet on another."""
+    board = open_board("beginning", rank, world_size)
+    if board is None:
+        return loss_of_the_store(rank)
+    failure = _diagnose(board, error)
+    leave(board)
+    return failure
+
+
+def loss_of_the_store(rank: int, *, is_silent: bool = False) -> PeerFailedError:
+    """It went with the process that keeps it; then the ranks cannot agree who speaks.
+
+    is_silent: as a board's.
+    """
+    who, is_told = "rank 0", rank == 1
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return PeerFailedError(
-            f"torchrun on {host}, which holds the ranks together, is gone without a word: it was "
-            "killed, or its machine is gone",
-            is_told=os.environ.get("LOCAL_RANK", "0") == "0",
-        )
-    return _silent([0], is_told=board.rank == 1)
+        who = f"torchrun on {os.environ['MASTER_ADDR']}, which holds the ranks together,"
+        is_told = os.environ.get("LOCAL_RANK", "0") == "0"
+    how = _FROZEN if is_silent else _KILLED
+    return PeerFailedError(f"{who} {how}", is_told=is_told)
 
 
 def _diagnose(board: NoticeBoard, error: BaseException) -> PeerFailedError:
@@ -111,7 +137,7 @@ def _diagnose(board: NoticeBoard, error: BaseException) -> PeerFailedError:
             return failure
         alive |= {*board.read("lost"), *board.read("alive")}
     if board.is_gone:
-        return loss_of_the_board(board)
+        return loss_of_the_store(board.rank, is_silent=board.is_silent)
     silent = sorted(set(range(board.world_size)) - alive)
     is_told = board.rank == min(alive)
     if silent:
@@ -124,11 +150,11 @@ def _diagnose(board: NoticeBoard, error: BaseException) -> PeerFailedError:
 
 
 def _silent(ranks: list[int], *, is_told: bool) -> PeerFailedError:
-    one = len(ranks) == 1
+    if len(ranks) == 1:
+        return PeerFailedError(f"{name_ranks(ranks)} {_KILLED}", is_told=is_told)
     return PeerFailedError(
-        f"{name_ranks(ranks)} {'is' if one else 'are'} gone without a word: "
-        f"{'its process was' if one else 'their processes were'} killed (out of memory?), or "
-        f"{'its machine is' if one else 'their machines are'} gone",
+        f"{name_ranks(ranks)} are gone without a word: their processes were killed (out of "
+        "memory?), or their machines are gone",
         is_told=is_told,
     )
 

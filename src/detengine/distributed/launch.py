@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from detengine.distributed.meeting import fresh_store
+from detengine.distributed.report import PeerFailedError
 
 _FROM_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _CURE = "Set MODEL.DEVICE to cpu, or to auto, which takes the best device that is there."
@@ -45,7 +46,8 @@ def start_distributed(device_setting: str, timeout_minutes: float | None = None)
     timeout_minutes: the watchdog's (`distributed.watchdog`). A collective's own is a minute more,
     because it tells less; None leaves torch's.
     Raises ValueError as `resolve_device` does, and where the ranks cannot have a device each or
-    torchrun's other variables are missing.
+    torchrun's other variables are missing; TimeoutError, naming them, where some do not come, and
+    PeerFailedError where some come and go.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1:
@@ -58,15 +60,30 @@ def start_distributed(device_setting: str, timeout_minutes: float | None = None)
     if world_size > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"  # what ranks say, and what they share
         minutes = None if timeout_minutes is None else timedelta(minutes=timeout_minutes + 1)
-        dist.init_process_group(
-            backend,
-            timeout=minutes,
-            world_size=world_size,
-            rank=int(os.environ["RANK"]),
-            store=fresh_store(minutes),
-            device_id=device if on_gpu else None,
-        )
+        try:
+            dist.init_process_group(
+                backend,
+                timeout=minutes,
+                world_size=world_size,
+                rank=int(os.environ["RANK"]),
+                store=fresh_store(minutes),
+                device_id=device if on_gpu else None,
+            )
+        except RuntimeError as error:
+            raise _could_not_join(error) from error
     return device
+
+
+def _could_not_join(error: RuntimeError) -> PeerFailedError:
+    """What torch says of it is a stack in C++ and names nobody."""
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    return PeerFailedError(
+        f"rank {os.environ['RANK']} could not join the others: {first_line.rstrip('.')}. One of "
+        "them ended before all were there: its own output says why. If none did, look at the "
+        f"network between them, and to rank 0 at {address}.",
+        is_told=True,
+    )
 
 
 def stop_distributed() -> None:

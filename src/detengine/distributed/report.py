@@ -9,8 +9,12 @@ import time
 import traceback
 from pathlib import Path
 
+from detengine.distributed.out_of_memory import describe, is_out_of_memory
+
 _SAID = "_detengine_is_said"
 _SECONDS = 1.0
+_MOST_CHARACTERS = 10_000
+"""Of an error's message."""
 
 
 class PeerFailedError(RuntimeError):
@@ -25,10 +29,29 @@ class PeerFailedError(RuntimeError):
 
 
 def message_of(error: BaseException) -> str:
-    """An error's own words; those of a data loader's worker come wrapped in its traceback."""
+    """An error's own words and its notes; of a very long message, its two ends.
+
+    Those of a data loader's worker come wrapped in its traceback. Of one that says that the memory
+    was not enough: what that was for, and what to do.
+    """
+    if not isinstance(error, PeerFailedError) and is_out_of_memory(error):
+        return describe(error)
     text = str(error)
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        text = error.strerror  # without the number, which tells nobody anything
     _, wrapped, original = text.rpartition(f"\n{type(error).__name__}: ")
-    return original.strip() if wrapped and "Original Traceback" in text else text
+    if wrapped and "Original Traceback" in text:
+        return _shortened(original.strip())
+    return _shortened("\n".join([text, *getattr(error, "__notes__", ())]))
+
+
+def _shortened(text: str) -> str:
+    """What a terminal, a log and the other ranks can take: not all numbers of a large array."""
+    more = len(text) - _MOST_CHARACTERS
+    if more <= 0:
+        return text
+    middle = _MOST_CHARACTERS // 2
+    return f"{text[:middle]} ... {more:,} more characters ... {text[-middle:]}"
 
 
 def launched_rank() -> int | None:

@@ -6,6 +6,7 @@ that ends the process.
 
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -23,9 +24,12 @@ from detengine.distributed.failure import (
     FILE_ONLY,
     fail_together,
     failure_of_another,
+    is_echo,
     leave,
-    loss_of_the_board,
+    loss_before_the_board,
+    loss_of_the_store,
 )
+from detengine.distributed.out_of_memory import start_thread
 from detengine.distributed.report import PeerFailedError, tell_launcher, with_rank
 from detengine.distributed.standstill import Position, Standing, describe_standstill
 
@@ -106,7 +110,7 @@ class Watchdog:
     def start(self) -> None:
         if self._board is not None or self._timeout is not None:
             self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-            self._thread.start()
+            start_thread(self._thread)
 
     def expect_the_end(self) -> None:
         """From here on, the store may go with rank 0, which may hold it."""
@@ -143,7 +147,7 @@ class Watchdog:
         rings = board.rings()
         if board.is_gone:
             if not self._is_ending:
-                self._end_after_grace(loss_of_the_board(board))
+                self._end_after_grace(loss_of_the_store(board.rank, is_silent=board.is_silent))
             return
         if rings == self._heard:
             return
@@ -221,6 +225,8 @@ class Watchdog:
                 thread.join(max(0.0, deadline - time.monotonic()))
         if self._board is not None:
             leave(self._board)
+        for process in multiprocessing.active_children():
+            process.kill()  # one that hangs, like a loader's, would outlive this one
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -251,12 +257,20 @@ class _Noted:
 
 
 def _group_board() -> NoticeBoard | None:
-    """A board for this group alone, under a name that rank 0 makes up; called by all ranks."""
+    """A board for this group alone, under a name that rank 0 makes up; called by all ranks.
+
+    Raises PeerFailedError if one of them is lost meanwhile.
+    """
     if not comm.is_distributed():
         return None
-    name = comm.broadcast(uuid.uuid4().hex)
-    board = open_board(name, comm.get_rank(), comm.get_world_size())
-    return board if all(comm.all_gather(board is not None)) else None
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    try:
+        board = open_board(comm.broadcast(uuid.uuid4().hex), rank, world_size)
+        return board if all(comm.all_gather(board is not None)) else None
+    except RuntimeError as error:
+        if not is_echo(error):
+            raise
+        raise loss_before_the_board(error, rank, world_size) from error
 
 
 def _standings(found: dict[int, str]) -> dict[int, Standing]:

@@ -22,11 +22,12 @@ from detengine.data.dataset import DetectionDataset, TrainingData
 from detengine.data.largest_batch import dearest_batches
 from detengine.data.transforms import scales_of
 from detengine.data.workers import stop_workers
+from detengine.distributed.out_of_memory import is_out_of_memory
 from detengine.doctor.dry_run_result import DryRun, DryStep
 from detengine.doctor.room import available_memory, in_mib
 from detengine.engine.inference import compute_on_dataset
 from detengine.engine.model_mode import model_mode
-from detengine.engine.out_of_memory import is_out_of_memory
+from detengine.engine.nondeterminism import raise_if_not_deterministic
 from detengine.engine.trainer import max_memory_mb, seed_iteration, train_step, windows
 from detengine.monitor.logs import collected_warnings
 from detengine.monitor.progress import track
@@ -133,6 +134,9 @@ class DryRunner:
     def _first_steps(self, parts: Parts) -> None:
         cfg = replace(self.cfg, {"DATALOADER.NUM_WORKERS": 0})
         loader = make_training_loader(cfg, self.datasets, 0, rank=0, world_size=self.ranks)
+        raise_if_not_deterministic(
+            parts.model, loader, self.device, parts.precision, scored=bool(self.test_sets)
+        )
         steps = windows(loader, cfg.SOLVER.ACCUMULATE, self.device)
         number = min(_STEPS, cfg.SOLVER.MAX_ITER)
         for iteration, window in track(islice(steps, number), "training steps", number):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detengine.checkpoint.files import write_text
+from detengine.disk.writing import write_text
 
 SUFFIX, WEIGHTS_SUFFIX = ".json", ".pth"
 PATTERN = f"nonfinite_*{SUFFIX}"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
 
+from detengine.data.workers import REQUESTS
 from detengine.distributed.comm import all_gather, get_rank, is_distributed
 from detengine.distributed.report import PeerFailedError
 
@@ -17,7 +18,6 @@ logger = logging.getLogger("detengine.trainer")
 
 EXCHANGE_SECONDS = 5.0
 """How far apart the ranks' exchanges are meant to be."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequestedError(Exception):
@@ -28,15 +28,18 @@ class StopRequestedError(Exception):
 def stop_on_request(time_limit_minutes: float | None = None) -> Iterator[Callable[[], bool]]:
     """Gives a function that tells whether this process is to stop.
 
-    It is after SIGINT, SIGTERM or SIGUSR1 during the block, or when the time limit is over. A
-    signal is only noted; a second SIGINT interrupts at once, as it always did. Outside the main
-    thread, where Python cannot receive signals, there is the time limit alone.
+    It is after SIGINT, SIGTERM, SIGHUP (its terminal is gone) or SIGUSR1 during the block, or when
+    the time limit is over. A signal is only noted; a second SIGINT interrupts at once, as it always
+    did. Under nohup SIGHUP stays ignored. Outside the main thread, where Python cannot receive
+    signals, there is the time limit alone.
     """
     request = _Request(time_limit_minutes)
     if threading.current_thread() is not threading.main_thread():
         yield request.is_made
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
     owner = os.getpid()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -46,7 +49,7 @@ def stop_on_request(time_limit_minutes: float | None = None) -> Iterator[Callabl
             signal.signal(number, before[signal.SIGINT])
         request.make(signal.Signals(number).name)
 
-    for number in _SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield request.is_made

@@ -103,11 +103,14 @@ def do_train(
     start_iter, max_iter = arguments["iteration"], number_of_iterations(data_loader, accumulate)
     scoring = PeriodicScoring(evaluate, eval_period, sinks, best_metric, checkpointer)
     start_time = time.perf_counter()
+    if start_iter == max_iter and checkpointer.resumed_from not in ("", FINAL):
+        checkpointer.save(FINAL, **arguments)  # the run ended before it was written
     if not scoring.catch_up(arguments, max_iter):
         return
     end = time.perf_counter()
     with model_mode(model, training=True):
-        for iteration, window in windows(data_loader, accumulate, device, start_iter):
+        steps = windows(data_loader, accumulate, device, start_iter, max_iter=max_iter)
+        for iteration, window in steps:
             data_seconds = time.perf_counter() - end
             seed_iteration(seed, iteration, device)
             lr = optimizer.param_groups[0]["lr"]
@@ -232,12 +235,27 @@ def number_of_iterations(data_loader: BatchLoader, accumulate: int) -> int:
 
 
 def windows(
-    data_loader: BatchLoader, accumulate: int, device: torch.device, start_iter: int = 0
+    data_loader: BatchLoader,
+    accumulate: int,
+    device: torch.device,
+    start_iter: int = 0,
+    *,
+    max_iter: int = 0,
 ) -> Iterator[tuple[int, list[Batch]]]:
-    """Each iteration after start_iter, and the batches of its optimizer step, on the device."""
+    """Each iteration after start_iter, and the batches of its optimizer step, on the device.
+
+    Raises RuntimeError where the loader ends before max_iter.
+    """
     batches = batches_on(data_loader, device)
     for iteration in count(start_iter + 1):
         window = list(islice(batches, accumulate))
+        if len(window) < accumulate and iteration <= max_iter:
+            given = (iteration - start_iter - 1) * accumulate + len(window)
+            raise RuntimeError(
+                f"the data loader ended after {given} batches, in iteration {iteration} of "
+                f"{max_iter}. Its len() must count what it gives, together with what was given "
+                "before a resumed start."
+            )
         if not window:
             return
         yield iteration, window

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detengine.monitor.display import Display
+from detengine.untrusted.text import printable
 
 _TIMES = 64
 """Steps that the rate is taken from."""
@@ -44,7 +45,7 @@ class Bar:
         line.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
         line.add_column(ratio=1, min_width=4)
         cells: list[RenderableType] = [
-            Text(self.description),
+            Text(printable(self.description, keep="")),
             ProgressBar(total=self.total, completed=self.completed),
         ]
         for text in (self._count(), self._rate() if rate else "", self._times_in_words()):

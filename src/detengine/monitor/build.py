@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from detengine.config.load import recordable
 from detengine.config.schema import Config
 from detengine.distributed.comm import is_main_process
 from detengine.monitor.progress import is_watched
@@ -70,6 +71,6 @@ def open_sinks(cfg: Config, folder: Path, finished_iterations: int, stack: ExitS
     ]
     for name in dict.fromkeys(cfg.SINKS):
         open_sink = import_module(OPTIONAL_SINKS[name]).open_sink
-        sink = open_sink(folder, finished_iterations, cfg.model_dump(mode="json"))
+        sink = open_sink(folder, finished_iterations, recordable(cfg))
         sinks.append(stack.enter_context(closing(OptionalSink(name, sink))))
     return sinks

@@ -5,14 +5,20 @@ does so while a view shows the same (`without_progress_lines`).
 """
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO, cast
 
 from rich.console import Console
 
+from detengine.disk.writing import cannot_write, naming
 from detengine.distributed.comm import get_rank, is_main_process
+from detengine.monitor.output import Output
+from detengine.untrusted.links import without_link
+from detengine.untrusted.text import printable
 
 _LINE = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 _SHORT_LINE = "%(asctime)s %(message)s"
@@ -23,7 +29,15 @@ _OWN_HANDLERS = ("detengine.console", "detengine.file")
 @cache
 def console() -> Console:
     """The terminal that log, progress bar and tables share, so that none tears another."""
-    return Console()
+    return Console(file=cast(IO[str], Output()))
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Escapes what is no character to be seen: a name in somebody's data commands no terminal, now
+    or when the file is looked at."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 class ConsoleHandler(logging.Handler):
@@ -55,6 +69,30 @@ class ConsoleHandler(logging.Handler):
         super().close()
 
 
+class LogFile(logging.FileHandler):
+    """A file whose disk may be full or gone: that is said once, and the run goes on without it.
+
+    Each line is tried, so that those come again that are logged when there is room.
+    """
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            problem = cannot_write(Path(self.baseFilename), error)
+            logging.getLogger("detengine.monitor").warning(
+                "%s. Until then the log is on the console alone.", problem.strerror
+            )
+
+    def close(self) -> None:
+        with suppress(OSError):  # of what could not be written, which was said
+            super().close()
+
+
 @contextmanager
 def logging_to(output_folder: str | Path | None) -> Iterator[None]:
     """`setup_logging` for the length of a block."""
@@ -83,7 +121,7 @@ def setup_logging(output_folder: str | Path | None) -> None:
         to_console.setFormatter(_formatter_of_console())
     else:
         to_console.setLevel(logging.ERROR)
-        to_console.setFormatter(logging.Formatter(_LINE.replace(": ", f" [rank {get_rank()}]: ")))
+        to_console.setFormatter(_PrintableFormatter(_LINE.replace(": ", f" [rank {get_rank()}]: ")))
     logger.addHandler(to_console)
     if output_folder is not None:
         logger.addHandler(_file_of_this_rank(Path(output_folder)))
@@ -91,8 +129,8 @@ def setup_logging(output_folder: str | Path | None) -> None:
 
 def _formatter_of_console() -> logging.Formatter:
     if console().is_interactive or console().is_jupyter:
-        return logging.Formatter(_SHORT_LINE, datefmt="%H:%M:%S")
-    return logging.Formatter(_LINE)
+        return _PrintableFormatter(_SHORT_LINE, datefmt="%H:%M:%S")
+    return _PrintableFormatter(_LINE)
 
 
 @contextmanager
@@ -119,10 +157,11 @@ def _is_no_progress(record: logging.LogRecord) -> bool:
 def _file_of_this_rank(folder: Path) -> logging.FileHandler:
     first = is_main_process()
     path = folder / ("log.txt" if first else f"log_rank{get_rank()}.txt")
-    to_file = logging.FileHandler(path, encoding="utf-8", delay=not first)
+    with naming(path):
+        to_file = LogFile(without_link(path), encoding="utf-8", delay=not first)
     to_file.setLevel(logging.INFO if first else logging.WARNING)
     to_file.set_name("detengine.file")
-    to_file.setFormatter(logging.Formatter(_LINE))
+    to_file.setFormatter(_PrintableFormatter(_LINE))
     return to_file
 
 

@@ -1,17 +1,26 @@
 """Where a run's numbers and pictures go, besides the log."""
 
+import errno
 import json
 import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from detengine.disk.writing import naming, sync, whole_file
+from detengine.untrusted.links import without_link
 
 logger = logging.getLogger("detengine.monitor")
 
 METRICS = "metrics.jsonl"
 """In the run's folder."""
+
+_BLOCK = 2**16
+"""Bytes that are looked through at a time."""
 
 
 class Sink(Protocol):
@@ -36,15 +45,20 @@ class JsonlSink:
     """
 
     def __init__(self, path: str | Path, finished_iterations: int | None = None) -> None:
-        path = Path(path)
-        _drop_torn_line(path)
-        if finished_iterations is not None and path.exists():
-            _drop_later_lines(path, finished_iterations)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._path = path = without_link(Path(path))
+        with naming(path):
+            _drop_torn_line(path)
+            if finished_iterations is not None and path.exists():
+                _drop_later_lines(path, finished_iterations)
+            self._file = path.open("ab", buffering=0)
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         plain = {name: plain_number(float(value)) for name, value in metrics.items()}
-        self._file.write(json.dumps({"iteration": iteration, **plain}) + "\n")
+        line = json.dumps({"iteration": iteration, **plain}) + "\n"
+        with naming(self._path):
+            if not self._path.exists():  # else all that follows would be lost, or on another disk
+                raise FileNotFoundError(errno.ENOENT, "it was removed, or its disk is gone")
+            _write_all(self._file, line.encode())
 
     def write_pictures(self, iteration: int, pictures: Mapping[str, Path]) -> None:
         pass  # they lie beside the file, in the run's folder
@@ -111,12 +125,9 @@ class OptionalSink:
 
 def evaluations_in(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """The iteration and the metrics of each evaluation that a `metrics.jsonl` tells of."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
-        metrics = _parsed(line)
-        scores = {name: float(metrics[name]) for name in metrics if name.startswith("val/")}
-        if scores:
-            yield int(metrics["iteration"]), scores
+    for metrics in _lines_with("val/", path):
+        scores = {name: metrics[name] for name in metrics if name.startswith("val/")}
+        yield int(metrics["iteration"]), scores
 
 
 def plain_number(value: float) -> float | str:
@@ -129,33 +140,69 @@ def last_iteration_with(prefix: str, path: Path, until: int) -> int | None:
 
     prefix: what the metric's name begins with.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in reversed(lines):
-        metrics = _parsed(line)
-        if any(name.startswith(prefix) for name in metrics) and metrics["iteration"] <= until:
-            return int(metrics["iteration"])
-    return None
+    last = None
+    for metrics in _lines_with(prefix, path):
+        if metrics["iteration"] <= until:
+            last = int(metrics["iteration"])
+    return last
+
+
+def _lines_with(prefix: str, path: Path) -> Iterator[dict[str, float]]:
+    """The metrics of each line with a name that begins so, one line in memory at a time."""
+    if not path.is_file():
+        return
+    mark = f'"{prefix}'.encode()
+    with path.open("rb") as lines:
+        for line in lines:
+            metrics = _parsed(line) if mark in line else {}
+            if any(name.startswith(prefix) for name in metrics):
+                yield metrics
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    """A disk that is almost full takes a part first, and says at the next what is wrong."""
+    while content:
+        content = content[file.write(content) :]
 
 
 def _drop_later_lines(path: Path, iteration: int) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _parsed(line).get("iteration", 0) <= iteration]
-    if len(kept) < len(lines):
-        aside = path.with_name(path.name + ".tmp")
-        aside.write_text("".join(kept), encoding="utf-8")
-        aside.replace(path)
+    """Nothing is written where there are none; a run's file may have a million lines."""
+    with path.open("rb") as lines:
+        if all(map(partial(_is_of, iteration), lines)):
+            return
+        lines.seek(0)
+        with whole_file(path, durable=True) as aside, aside.open("wb") as kept:
+            kept.writelines(filter(partial(_is_of, iteration), lines))
+            sync(kept)
 
 
-def _parsed(line: str) -> dict[str, Any]:
-    """A line's metrics; none where somebody else wrote it, which is left as it is."""
+def _is_of(iteration: int, line: bytes) -> bool:
+    """Whether it belongs to the iterations up to this one, or is somebody else's."""
+    return bool(_parsed(line).get("iteration", 0) <= iteration)
+
+
+def _parsed(line: bytes) -> dict[str, float]:
+    """A line's metrics; none where it is damaged or somebody else's, which is left as it is."""
     try:
-        metrics = json.loads(line)
-    except ValueError:
+        found = json.loads(line)
+        metrics = {name: float(value) for name, value in found.items()}
+    except (ValueError, TypeError, AttributeError):
         return {}
-    return metrics if isinstance(metrics, dict) and "iteration" in metrics else {}
+    return metrics if math.isfinite(metrics.get("iteration", math.nan)) else {}
 
 
 def _drop_torn_line(path: Path) -> None:
     """Cut off a last line without its end, which a killed run left behind."""
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        stop = file.seek(0, os.SEEK_END)
+        while stop:
+            start = max(0, stop - _BLOCK)
+            file.seek(start)
+            end = file.read(stop - start).rfind(b"\n")
+            if end >= 0:
+                file.truncate(start + end + 1)
+                return
+            stop = start
+        file.truncate(0)

@@ -12,6 +12,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from detengine.disk.writing import naming
+
 FOLDER = "tensorboard"
 _FORMAT = "brain.Event:2"
 _RGB = 3  # Summary.Image's colorspace: the number of channels
@@ -27,9 +29,11 @@ class TensorBoardSink:
 
     def __init__(self, folder: Path, finished_iterations: int) -> None:
         folder = folder / FOLDER
-        folder.mkdir(exist_ok=True)
         stamp = f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = _unused(folder, f"events.out.tfevents.{stamp}").open("wb")
+        self._folder = folder
+        with naming(folder):
+            folder.mkdir(exist_ok=True)
+            self._file = _unused(folder, f"events.out.tfevents.{stamp}").open("wb")
         self._writer = RecordWriter(self._file)
         first = finished_iterations + 1
         self._add(Event(file_version=_FORMAT), 0)
@@ -54,8 +58,9 @@ class TensorBoardSink:
 
     def _add(self, event: Any, step: int) -> None:
         event.step, event.wall_time = step, time.time()
-        self._writer.write(event.SerializeToString())
-        self._file.flush()
+        with naming(self._folder):
+            self._writer.write(event.SerializeToString())
+            self._file.flush()
 
 
 def open_sink(folder: Path, finished_iterations: int, config: Mapping[str, Any]) -> TensorBoardSink:

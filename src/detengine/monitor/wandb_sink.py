@@ -10,6 +10,8 @@ from typing import Any
 
 import wandb
 
+from detengine.disk.writing import write_text
+
 logger = logging.getLogger("detengine.monitor")
 
 RUN_ID = "wandb_run_id"
@@ -71,7 +73,5 @@ def run_id_of(folder: Path, finished_iterations: int) -> str:
     if finished_iterations and path.is_file():
         return path.read_text(encoding="utf-8").strip()
     run_id = secrets.token_hex(4)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(run_id + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_text(path, run_id + "\n")
     return run_id
