@@ -1,6 +1,8 @@
 import json
 import os
 import pickle
+import random
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from damage import flips, truncations
 from detengine.config.load import load_config
 from detengine.data.annotation_cache import DependsOn, cache_folder, cached
 from detengine.data.build import load_truth
@@ -19,6 +22,7 @@ from detengine.data.coco import load_coco, parse_coco
 from detengine.data.coco_file import read_json
 from detengine.data.lvis import load_lvis
 from detengine.structures.ground_truth import GroundTruth
+from processes import ForkServer
 
 MakeCoco = Callable[..., Path]
 BOX = {"image_id": 1, "category_id": 10, "bbox": [2, 3, 4.5, 6]}
@@ -179,38 +183,37 @@ def test_a_refused_file_is_never_kept(make_coco: MakeCoco, reader: Reader) -> No
     assert not list(reader.folder.glob("*.packed"))  # type: ignore[union-attr]
 
 
-def test_a_truncated_file_is_made_anew(
-    make_coco: MakeCoco, reader: Reader, caplog: pytest.LogCaptureFixture
+@pytest.mark.faults
+def test_a_damaged_file_is_made_anew(
+    make_coco: MakeCoco,
+    reader: Reader,
+    caplog: pytest.LogCaptureFixture,
+    times: Any,
+    record_fault: Any,
 ) -> None:
     path = make_coco([(20, 30)], MASKED)
     digest = reader(path).digest()
     whole = _packed(reader).read_bytes()
-    lengths = [0, 1, 35, 36, 37, 100, len(whole) // 2, len(whole) - 1]
-    for reads, length in enumerate(lengths, start=2):
+    damages = [whole[:1], whole[:35], whole[:36], whole[:37], *truncations(whole)]
+    damages += flips(whole, times(40, 1000))
+    for reads, damage in enumerate(damages, start=2):
         place = _packed(reader)
-        aside = place.with_suffix(".cut")
-        aside.write_bytes(whole[:length])
+        aside = place.with_suffix(".bad")
+        aside.write_bytes(damage)
         aside.replace(place)
         caplog.clear()
         assert reader(path).digest() == digest
         assert reader.reads == reads
         assert "it is made anew" in caplog.text
     assert _packed(reader).read_bytes() == whole
-
-
-def test_any_flipped_bit_is_found(make_coco: MakeCoco, reader: Reader) -> None:
-    path = make_coco([(20, 30)], MASKED)
-    digest = reader(path).digest()
-    whole = _packed(reader).read_bytes()
-    for count, position in enumerate(range(0, len(whole), 7), start=1):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << (count % 8)
-        place = _packed(reader)
-        aside = place.with_suffix(".bad")
-        aside.write_bytes(damaged)
-        aside.replace(place)
-        assert reader(path).digest() == digest
-        assert reader.reads == 1 + count
+    record_fault(
+        "Damage",
+        "the cache of annotations",
+        made="cut off at each 1/20 of its length; one bit flipped",
+        promised="a warning, and it is made anew from the annotations",
+        tried=f"{len(damages)} damages",
+        happened="made anew, equal to the first",
+    )
 
 
 def test_a_file_of_something_else_in_its_place_is_made_anew(
@@ -341,3 +344,62 @@ def test_the_configuration_switches_it_off(
     )
     load_truth(load_config(tmp_path / "a.yaml"), "pets", for_scoring=False)
     assert len(list((tmp_path / "cache").rglob("*.packed"))) == int(switch)
+
+
+PACKING = """
+import os, sys, time
+from pathlib import Path
+from detengine.data.annotation_cache import cached
+from detengine.data.coco import parse_coco
+from detengine.data.coco_file import read_json
+
+source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+truth = parse_coco(read_json(source, "pets"), None)
+while True:
+    os.utime(source)
+    cached(folder, source, None, "coco", lambda: (truth, ()), smallest=0, settled_seconds=0.0)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_killed_while_annotations_are_kept_the_next_process_reads_them_whole(
+    make_coco: MakeCoco,
+    reader: Reader,
+    tmp_path: Path,
+    fork_server: ForkServer,
+    times: Callable[[int, int], int],
+    record_fault: Callable[..., None],
+) -> None:
+    assert reader.folder is not None
+    path = make_coco([(20, 30)], MASKED * 4_000)
+    plain = load_coco(path, None, "pets").digest()
+    program = tmp_path / "packing.py"
+    program.write_text(PACKING)
+    kills, halves, moments = times(1, 15), 0, random.Random(0)
+    for _ in range(kills):
+        process = fork_server.start(
+            program=str(program),
+            arguments=[str(path), str(reader.folder)],
+            output=str(tmp_path / "output"),
+            environment={},
+        )
+        deadline = time.monotonic() + 30
+        while not list(reader.folder.glob("*.tmp")) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.01))
+        process.signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "output").read_text()
+        halves += bool(list(reader.folder.glob("*.tmp")))
+        os.utime(path)
+        assert reader(path).digest() == plain
+        assert not list(reader.folder.glob("*.tmp"))
+    assert halves >= kills // 3
+    record_fault(
+        "Crashes",
+        "killed while the packed annotations are written",
+        made="`kill -9` of a process that writes them over and over",
+        promised="the next process reads the annotations as they are, and no half file is left",
+        tried=f"{kills} kills, {halves} of them with a file half written",
+        happened="each time the same annotations; nothing left",
+    )

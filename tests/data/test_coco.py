@@ -8,6 +8,7 @@ import pytest
 from pycocotools import mask as oracle
 from pycocotools.coco import COCO
 
+from detengine.data import coco_file
 from detengine.data.coco import load_coco
 from detengine.structures.ground_truth import GroundTruth
 
@@ -178,6 +179,19 @@ def test_a_file_without_a_section_is_refused(make_coco: MakeCoco, key: str) -> N
     del content[key]
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"the file has no '{key}'"):
+        _load(path)
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+@pytest.mark.parametrize("worth_cutting", [0, 1 << 20])
+def test_a_section_that_stands_twice_is_refused(
+    make_coco: MakeCoco, monkeypatch: pytest.MonkeyPatch, key: str, worth_cutting: int
+) -> None:
+    monkeypatch.setattr(coco_file, "_WORTH_CUTTING", worth_cutting)
+    path = make_coco([(20, 30)], [BOX, {**BOX, "attributes": {"images": []}}])
+    _load(path)
+    path.write_text(path.read_text().replace(f'"{key}": [', f'"{key}": [], "{key}": [', 1))
+    with pytest.raises(ValueError, match=rf"instances\.json has '{key}' 2 times, of which only"):
         _load(path)
 
 

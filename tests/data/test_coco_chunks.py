@@ -212,12 +212,13 @@ def test_in_chunks_no_json_is_refused(
         load_coco(path, None, "pets")
 
 
-def test_a_second_list_of_annotations_wins_as_in_any_json(
+def test_a_second_list_of_annotations_does_not_silently_win(
     make_coco: MakeCoco, annotations: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _many(make_coco([(20, 30), (25, 35)], annotations), monkeypatch)
     path.write_text(path.read_text()[:-1] + ', "annotations": []}')
-    assert len(load_coco(path, None, "pets").annotation_ids) == 0
+    with pytest.raises(ValueError, match="has 'annotations' 2 times"):
+        load_coco(path, None, "pets")
 
 
 def test_keypoints_that_differ_between_chunks_are_refused(

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -28,7 +29,16 @@ def test_a_colour_image_comes_as_its_own_pixels(tmp_path: Path) -> None:
     assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr"])
+YCBCR = pytest.param(
+    "YCbCr",
+    marks=pytest.mark.skipif(
+        int(PIL.__version__.split(".")[0]) < 13,
+        reason="older ones cut such a TIFF short",
+    ),
+)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", YCBCR])
 def test_every_kind_of_picture_becomes_three_channels_of_8_bits(tmp_path: Path, mode: str) -> None:
     suffix = ".tif" if mode in ("CMYK", "YCbCr") else ".png"
     white = Image.new("RGB", (3, 2), "white").convert(mode)

@@ -5,12 +5,13 @@ second, and its pages are shared by all ranks and loader workers. It is a copy t
 at any time, and is not used unless it is whole (`packed_file`) and of the very file that is there.
 """
 
+import glob
 import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,17 @@ def _alone(path: Path) -> Iterator[bool]:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX)
+                _remove_leftovers(path)
         except OSError as error:
             logger.info("%s cannot be locked (%s); going on without", path, error)
         yield True
+
+
+def _remove_leftovers(lock: Path) -> None:
+    """Remove what processes that were killed have half written. Called by who has the lock."""
+    for path in lock.parent.glob(f"{glob.escape(lock.stem)}.packed.*.tmp"):
+        with suppress(OSError):
+            path.unlink()
 
 
 _CANNOT_KEEP = (

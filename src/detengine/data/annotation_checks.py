@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detengine.data.annotations import image_of_annotation, sizes_wh
+from detengine.data.annotations import image_of_annotation, masks_without_a_pixel, sizes_wh
 from detengine.structures.finding import LISTED, Finding, Severity, counted
 from detengine.structures.ground_truth import GroundTruth
 
@@ -77,7 +77,15 @@ def _check_masks(truth: GroundTruth) -> list[_Check]:
         return []
     empty = (truth.masks.offsets.diff() == 0) & truth.counting
     what = "without a mask, which {are} not trained on (MODEL.MASK_ON)"
-    return [_Check(empty, what, "Add the {masks}, or set MODEL.MASK_ON to False.")]
+    bare = masks_without_a_pixel(truth) & truth.counting
+    return [
+        _Check(empty, what, "Add the {masks}, or set MODEL.MASK_ON to False."),
+        _Check(
+            bare,
+            "whose mask has no pixel, so that a model learns that there is nothing in the box",
+            "Draw {them} anew, or take {them} out.",
+        ),
+    ]
 
 
 def _check_keypoints(truth: GroundTruth) -> list[_Check]:
@@ -85,7 +93,27 @@ def _check_keypoints(truth: GroundTruth) -> list[_Check]:
         return []
     bare = (truth.num_keypoints == 0) & truth.counting
     what = "without a labelled keypoint (MODEL.KEYPOINT_ON): only {their} {boxes} {are} trained on"
-    return [_Check(bare, what, "", "note")]
+    return [_Check(bare, what, "", "note"), *_check_visibilities(truth)]
+
+
+def _check_visibilities(truth: GroundTruth) -> list[_Check]:
+    if truth.num_keypoints is None or truth.keypoints is None:
+        return []
+    flags = truth.keypoints[:, :, 2]
+    strange = ~((flags == 0) | (flags == 1) | (flags == 2)).all(dim=1)
+    miscounted = (flags > 0).sum(dim=1) != truth.num_keypoints
+    return [
+        _Check(
+            strange & truth.counting,
+            "with a visibility that is none of 0, 1 and 2",
+            "Any above 0 is taken for labelled; correct {them} if that is not meant.",
+        ),
+        _Check(
+            miscounted & truth.counting,
+            "whose num_keypoints is not the number of keypoints with a visibility above 0",
+            "Scores leave out the objects that say 0; correct {them}.",
+        ),
+    ]
 
 
 def _agreeing(text: str, culprits: Tensor) -> str:

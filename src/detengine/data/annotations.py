@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detengine.data.lists import is_file
 from detengine.data.object_columns import (
     Floats,
     FoundObject,
@@ -21,9 +22,12 @@ from detengine.data.object_columns import (
 )
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth, PackedBytes
+from detengine.structures.rle import decode_counts
 
 FEW = 10
 """How many culprits a message names."""
+_LONGEST_OF_NOTHING = 16
+"""Bytes of a mask without a pixel: a run of 32 bits has 7, and hardly anybody writes empty runs."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def pack_columns(
         categories=categories,
         image_ids=_column(images.ids, torch.int64),
         image_sizes=_column(images.sizes, torch.int64).view(-1, 2),
-        file_names=PackedBytes.from_list([name.encode() for name in images.file_names]),
+        file_names=PackedBytes.from_list([_encoded(source, name) for name in images.file_names]),
         offsets=torch.from_numpy(_offsets(image_of, len(images.ids))),
         annotation_ids=torch.from_numpy(annotation_ids[order]),
         category_ids=column("category_ids"),
@@ -94,6 +98,15 @@ def pack_columns(
     if not with_impossible_boxes:
         _raise_if_boxes_impossible(source, truth)
     return truth
+
+
+def _encoded(source: Path, file_name: str) -> bytes:
+    try:
+        return file_name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{source}: the name of the file {file_name!r} is not UTF-8. Rename the file."
+        ) from error
 
 
 def _offsets(image_of: Integers, images: int) -> Integers:
@@ -123,6 +136,14 @@ def _masks_of(parts: list[ObjectColumns], order: Integers) -> PackedBytes | None
     )
 
 
+def named_categories(source: object, names: Sequence[str], ids: Sequence[int]) -> Categories:
+    """The classes. Raises ValueError, naming the source, for names that are none or doubled."""
+    try:
+        return Categories(tuple(names), tuple(ids))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
 def raise_if_twice(source: Path, kind: str, values: Sequence[int] | Sequence[str]) -> None:
     """Raise ValueError if a value stands twice among them."""
     if len(set(values)) == len(values):
@@ -138,7 +159,7 @@ def raise_if_twice(source: Path, kind: str, values: Sequence[int] | Sequence[str
 
 def raise_if_folder_is_wrong(source: Path, image_folder: Path, file_names: Sequence[str]) -> None:
     """Raise FileNotFoundError if the first image is not there: most likely none is."""
-    if file_names and not (image_folder / file_names[0]).is_file():
+    if file_names and not is_file(image_folder / file_names[0]):
         reason = "it has no such file" if image_folder.is_dir() else "there is no such folder"
         raise FileNotFoundError(
             f"{source} lists {file_names[0]!r} as its first image, expected in {image_folder}, but "
@@ -156,6 +177,17 @@ def sizes_wh(truth: GroundTruth) -> torch.Tensor:
     return truth.image_sizes[image_of_annotation(truth)].flip(1)
 
 
+def masks_without_a_pixel(truth: GroundTruth) -> torch.Tensor:
+    """bool[N]: those that have a mask in which everything is outside. Looks at short ones only."""
+    found = torch.zeros(len(truth.annotation_ids), dtype=torch.bool)
+    if truth.masks is None:
+        return found
+    lengths = truth.masks.offsets.diff()
+    for position in ((lengths > 0) & (lengths <= _LONGEST_OF_NOTHING)).nonzero()[:, 0].tolist():
+        found[position] = not decode_counts(truth.masks[position])[1::2].any()
+    return found
+
+
 @dataclass(frozen=True)
 class ImpossibleBoxes:
     """Annotations whose boxes cannot be. culprits: bool[N]; complaint: follows on "the box"."""
@@ -169,13 +201,14 @@ def impossible_boxes(truth: GroundTruth) -> list[ImpossibleBoxes]:
     """The three kinds of box that no reader lets pass, those included that have no culprit."""
     corner, extent = truth.boxes_xywh[:, :2], truth.boxes_xywh[:, 2:]
     far_corner, size = corner + extent, sizes_wh(truth)
-    not_finite = ~truth.boxes_xywh.isfinite().all(dim=1)
+    numbers = [truth.boxes_xywh, far_corner, extent[:, :1] * extent[:, 1:], truth.areas[:, None]]
+    finite = torch.cat(numbers, dim=1).isfinite().all(dim=1)
     negative = (extent < 0).any(dim=1)
     # a box with an area needs some of it inside; one without may lie on the edge
     beyond = (corner > size) | (far_corner < 0)
     beyond |= (extent > 0) & ((corner >= size) | (far_corner <= 0))
     return [
-        ImpossibleBoxes(not_finite, "is not finite", "Correct the annotation or take it out."),
+        ImpossibleBoxes(~finite, "is not finite", "Correct the annotation or take it out."),
         ImpossibleBoxes(
             negative, "has a negative size", "Is it [x, y, width, height], and not two corners?"
         ),

@@ -310,15 +310,15 @@ def _batches_of_rank(
 
 def _loader(cfg: Config, data: Any, batch_sampler: Any, *, keep_workers: bool) -> Loader:
     workers = cfg.DATALOADER.NUM_WORKERS
-    observed = ObservedData(data, workers) if workers else None
+    observed = ObservedData(data, workers)
     return DataLoader(
-        observed or data,
+        observed,
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=SharedBatches() if workers else collate,
         pin_memory=cfg.MODEL.DEVICE not in ("cpu", "mps") and torch.cuda.is_available(),
         persistent_workers=keep_workers and workers > 0,
-        worker_init_fn=observed.start_worker if observed else None,
+        worker_init_fn=observed.start_worker if workers else None,
         # its own: without one, each iter() draws from torch's global generator
         generator=torch.Generator(),
     )

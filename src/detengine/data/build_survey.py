@@ -37,7 +37,7 @@ def survey(cfg: Config, name: str) -> Survey:
     Of the other formats, the first of it. Raises nothing: what cannot be read is a finding.
     """
     try:
-        truth, folder = load_truth(cfg, name, for_scoring=False)
+        truth, folder = load_truth(cfg, name, for_scoring=name in cfg.DATASETS.TEST)
     except (ValueError, OSError) as error:
         return _salvage(cfg, name, error)
     return Survey(name, truth, folder, [])

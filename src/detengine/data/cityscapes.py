@@ -6,6 +6,7 @@ to the last pixel of its object; groups such as "cargroup" are no objects. Group
 ignored regions that the benchmark's evaluation knows.
 """
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -33,8 +34,11 @@ from detengine.data.segmentation import encode_segmentation, is_numbers
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import VOID, GroundTruth, IgnoredRegions
 from detengine.structures.rle import decode_counts, encode_counts
+from detengine.untrusted.excerpt import excerpt
 
 _IMAGE = "_leftImg8bit.png"
+_FARTHEST = 1 << 20
+"""Pixels; from a hundred million on, Pillow paints other pixels than are meant."""
 
 Regions = list[tuple[int, bytes]]
 """An image's ignored regions, each a category id, or VOID, and an RLE."""
@@ -149,10 +153,10 @@ def _read_polygons(
     path: Path, size: tuple[int, int], *, with_regions: bool
 ) -> tuple[list[_Found], Regions]:
     try:
-        entries = orjson.loads(path.read_bytes())["objects"]
+        entries = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))["objects"]
         found = [_read_polygon(each, size) for each in entries if each["label"] in CATEGORY_ID]
         return found, _regions_of(_paint_codes(entries, size)) if with_regions else []
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path} is no Cityscapes annotation: {type(error).__name__}: {error}; expected "
             "{'objects': [{'label': ..., 'polygon': [[x, y], ...]}, ...]}"
@@ -160,15 +164,31 @@ def _read_polygons(
 
 
 def _read_polygon(entry: Mapping[str, Any], size: tuple[int, int]) -> _Found:
-    points = entry["polygon"]
-    if not points or not all(is_numbers(point) and len(point) == 2 for point in points):
-        raise ValueError(f"the polygon of a {entry['label']} is {str(points)[:80]}")
+    points = _points_of(entry)
+    if not points:
+        raise ValueError(f"the polygon of a {entry['label']} is []")
     xs, ys = zip(*points, strict=True)
     corners = (int(min(xs)), int(min(ys)), int(max(xs)), int(max(ys)))
     flat = [number for point in points for number in point]
     # two points have a box, as in the predecessor, but no mask
     mask = encode_segmentation([flat], size) if len(points) > 2 else b""
     return _Found(entry["label"], corners, mask)
+
+
+def _points_of(entry: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Of a polygon. Raises ValueError for what is none, or so far away that painting goes wrong."""
+    points = entry["polygon"]
+    if not isinstance(points, list) or not all(
+        is_numbers(point) and len(point) == 2 for point in points
+    ):
+        raise ValueError(f"the polygon of a {entry['label']!s:.80} is {excerpt(points)}")
+    far = [point for point in points if max(map(abs, point)) > _FARTHEST]
+    if far:
+        raise ValueError(
+            f"the polygon of a {entry['label']!s:.80} has a point at {excerpt(far[0])}, far "
+            "outside of its image"
+        )
+    return points
 
 
 def _paint_codes(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -180,7 +200,7 @@ def _paint_codes(entries: Sequence[Mapping[str, Any]], size: tuple[int, int]) ->
     image = Image.new("L", (width, height), VOID_CODE)
     drawing = ImageDraw.Draw(image)
     for entry in entries:
-        points = entry["polygon"]
+        points = _points_of(entry)
         is_drawn = len(points) > 1 and not entry.get("deleted") and entry["label"] != NOT_DRAWN
         if is_drawn:
             drawing.polygon(list(chain.from_iterable(points)), fill=code_of_label(entry["label"]))
@@ -191,6 +211,11 @@ def _read_masks(
     path: Path, size: tuple[int, int], *, with_regions: bool
 ) -> tuple[list[_Found], Regions]:
     pixels = read_labels(path)
+    if pixels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path} has pixels of {pixels.dtype}, but Cityscapes' are whole numbers of 16 bits. "
+            "Copy it again."
+        )
     if pixels.shape != size:
         raise ValueError(
             f"{path} is of {list(pixels.shape)} pixels (height, width), but its image of "

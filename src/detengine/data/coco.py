@@ -11,6 +11,7 @@ from typing import cast
 from detengine.data.annotation_cache import DependsOn, cached
 from detengine.data.annotations import (
     FoundImages,
+    named_categories,
     pack_columns,
     raise_if_folder_is_wrong,
     raise_if_twice,
@@ -19,18 +20,18 @@ from detengine.data.chunk_processes import number_of_helpers, read_chunks
 from detengine.data.coco_chunks import KnownIds
 from detengine.data.coco_file import (
     CocoFile,
-    CutError,
     Entries,
     Entry,
     read_integer,
     read_json,
-    require,
+    read_name,
 )
 from detengine.data.coco_objects import ObjectReader
 from detengine.data.images import read_size
 from detengine.data.object_columns import ObjectColumns, integers
 from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth
+from detengine.untrusted.excerpt import excerpt
 
 _WORTH_HELPERS = 40
 """From so many chunks on, helper processes save more time than they take to start."""
@@ -80,7 +81,9 @@ def _read_annotations(
     """
     try:
         return _read_chunks(file, categories, images, joints)
-    except CutError:
+    except ValueError:  # found in a chunk that may have been cut in a wrong place
+        if not file.is_cut_by_guess:
+            raise
         return _read_chunks(file.cut_exactly(), categories, images, joints)
 
 
@@ -109,7 +112,7 @@ def _read_categories(path: Path, entries: Entries) -> tuple[Categories, tuple[st
     """The classes, and the names of the keypoints of those that have any."""
     where = [f"category {position}" for position in range(len(entries))]
     pairs = list(zip(where, entries, strict=True))
-    names = tuple(str(require(path, at, entry, "name")) for at, entry in pairs)
+    names = tuple(read_name(path, at, entry, "name") for at, entry in pairs)
     ids = tuple(read_integer(path, at, entry, "id") for at, entry in pairs)
     schemes = {keypoint_names_of(path, *pair) for pair in pairs} - {()}
     if len(schemes) > 1:
@@ -117,10 +120,7 @@ def _read_categories(path: Path, entries: Entries) -> tuple[Categories, tuple[st
             f"{path}: its categories name different keypoints ({sorted(map(len, schemes))} of "
             "them); one scheme for all is needed. Make a data set of each."
         )
-    try:
-        return Categories(names, ids), schemes.pop() if schemes else ()
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return named_categories(path, names, ids), schemes.pop() if schemes else ()
 
 
 def keypoint_names_of(path: Path, where: str, entry: Entry) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ def keypoint_names_of(path: Path, where: str, entry: Entry) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
         raise ValueError(
             f"{path}: the keypoints of {where} must be a list of their names, but are "
-            f"{str(names)[:80]}"
+            f"{excerpt(names)}"
         )
     return tuple(names)
 
@@ -140,7 +140,7 @@ def _read_images(path: Path, folder: Path | None, entries: Entries) -> FoundImag
         ids = [read_integer(path, f"image {n}", each, "id") for n, each in enumerate(entries)]
     raise_if_twice(path, "image id", ids)
     file_names = [
-        str(require(path, f"image {n}", each, "file_name")) for n, each in enumerate(entries)
+        read_name(path, f"image {n}", each, "file_name") for n, each in enumerate(entries)
     ]
     if folder is not None:
         raise_if_folder_is_wrong(path, folder, file_names)

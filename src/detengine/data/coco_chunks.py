@@ -10,7 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detengine.data.object_columns import Integers, ObjectColumns, floats, integers
+from detengine.data.object_columns import (
+    MOST_COORDINATE,
+    Integers,
+    ObjectColumns,
+    floats,
+    integers,
+)
 from detengine.data.segmentation import encode_polygons, encode_segmentation
 
 
@@ -84,6 +90,13 @@ class ChunkReader:
         crowds = integers([each.iscrowd for each in found])
         if not np.isin(category_ids, self._category_ids).all() or not np.isin(crowds, [0, 1]).all():
             raise ValueError("an unknown category, or a crowd that is neither 0 nor 1")
+        areas = floats([each.area for each in found])
+        keypoints = floats([value for each in found for value in each.keypoints or ()])
+        num_keypoints = integers([_num_keypoints(each) for each in found])
+        if min(areas.min(initial=0), num_keypoints.min(initial=0)) < 0:
+            raise ValueError("a negative area, or number of keypoints")
+        if np.abs(keypoints).max(initial=0) > MOST_COORDINATE:
+            raise ValueError("a keypoint that 32 bits do not hold")
         sizes = self._sizes[images].tolist()
         masks = [
             _mask(each.segmentation, (height, width))
@@ -94,12 +107,12 @@ class ChunkReader:
             annotation_ids=integers([each.id for each in found]),
             category_ids=category_ids,
             boxes_xywh=floats([each.bbox for each in found]).reshape(-1, 4),
-            areas=floats([each.area for each in found]),
+            areas=areas,
             is_crowd=crowds.astype(np.bool_),
             is_difficult=np.zeros(len(found), dtype=np.bool_),
-            keypoints=floats([value for each in found for value in each.keypoints or ()]),
+            keypoints=keypoints,
             keypoint_lengths=integers([len(each.keypoints or ()) for each in found]),
-            num_keypoints=integers([_num_keypoints(each) for each in found]),
+            num_keypoints=num_keypoints,
             masks=masks,
         )
 

@@ -5,6 +5,7 @@ here.
 """
 
 import codecs
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ import orjson
 
 from detengine.data.chunk_processes import Chunk
 from detengine.data.coco_chunks import as_list
+from detengine.data.lists import LONGEST_NAME
+from detengine.untrusted.excerpt import excerpt, listed
 
 _WORTH_CUTTING = 1 << 20
 """Bytes of the smallest file that is not read in one piece."""
@@ -29,6 +32,7 @@ _CHUNK = 500
 _OPENING = re.compile(rb'"annotations"\s*:\s*\[')
 _SEAM = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 _MARK = "the annotations of detengine were here"
+_LISTS = ("images", "annotations", "categories")
 _LVIS = "neg_category_ids"
 """What an image's entry has in LVIS's format only."""
 _PIECE = 1 << 24
@@ -62,20 +66,25 @@ class CocoFile:
         try:
             found = orjson.loads(as_list(chunk.text))
         except orjson.JSONDecodeError as error:
-            raise CutError from error
+            raise CutError(f"{self.path}: its annotations are no JSON: {error}") from error
         _raise_if_no_objects(self.path, "annotations", found)
         return cast(Entries, found)
+
+    @property
+    def is_cut_by_guess(self) -> bool:
+        """Whether a chunk may end inside of an annotation."""
+        return any(chunk.start is not None for chunk in self.chunks)
 
     def cut_exactly(self) -> "CocoFile":
         """The same, cut after it was read: objects inside of annotations cannot mislead that.
 
-        Raises ValueError, naming the file, if it is not JSON.
+        Raises ValueError, naming the file, if it is not JSON, or has a list twice.
         """
         data = cast(bytes, cast(memoryview, self.chunks[0].text).obj)
-        try:
-            found = msgspec.json.decode(data, type=_Annotations).annotations
-        except (msgspec.MsgspecError, RecursionError):
+        found = _annotations_in(data)
+        if found is None:
             return _read_whole(self.path, data, self.stamp)
+        _raise_if_key_twice(self.path, data)
         chunks = [
             Chunk(b",".join(found[first : first + _CHUNK]))
             for first in range(0, len(found), _CHUNK)
@@ -108,6 +117,7 @@ def read_json(path: Path, name: str) -> CocoFile:
     if found is None:
         return _read_whole(path, data, stamp)
     content, start, stop = found
+    _raise_if_key_twice(path, b"".join((data[: start - 1], b"0", data[stop + 1 :])))
     for key in ("images", "categories"):
         _raise_if_no_objects(path, key, require(path, "the file", content, key))
     chunks = _chunks_between(data, start, stop)
@@ -150,27 +160,59 @@ def _chunks_between(data: bytes, start: int, stop: int) -> list[Chunk]:
 
 def _read_whole(path: Path, data: bytes, stamp: Stamp) -> CocoFile:
     """The file as Python objects, which tells what is wrong with it."""
-    try:
-        content = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(_not_json(path, len(data), error)) from error
+    data = data.removeprefix(codecs.BOM_UTF8)
+    content = _loads(path, data)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds a {type(content).__name__}, but a COCO annotation file is an object "
             "with 'images', 'annotations' and 'categories'. Is it a result file?"
         )
-    for key in ("images", "annotations", "categories"):
+    _raise_if_key_twice(path, data)
+    for key in _LISTS:
         _raise_if_no_objects(path, key, require(path, "the file", content, key))
-    text = orjson.dumps(content["annotations"])
-    chunks = [Chunk(text[1:-1])] if content["annotations"] else []
+    found = _annotations_in(data)
+    if found is None:
+        raise ValueError(f"{path} is nested too deeply: is it a COCO annotation file?")
+    chunks = [Chunk(b",".join(found))] if found else []
     return CocoFile(path, content["images"], content["categories"], chunks, stamp)
+
+
+def _annotations_in(data: bytes) -> list[msgspec.Raw] | None:
+    """The text of each annotation; None for what is no JSON, and for what is nested too deeply."""
+    try:
+        return msgspec.json.decode(data, type=_Annotations).annotations
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _raise_if_key_twice(path: Path, data: bytes) -> None:
+    """Raise ValueError if one of the lists stands twice: all readers of JSON drop the first."""
+    if all(data.count(b'"%s"' % key.encode()) < 2 for key in _LISTS):
+        return
+    try:  # of an object its keys; in the end, those of the outermost one
+        keys = json.loads(data, object_pairs_hook=lambda pairs: [key for key, _ in pairs])
+    except (ValueError, RecursionError):
+        return  # which is said where it is read
+    for key in _LISTS:
+        if keys.count(key) > 1:
+            raise ValueError(
+                f"{path} has {key!r} {keys.count(key)} times, of which only the last would be "
+                "read. Was it put together by hand? Make one list of them."
+            )
 
 
 def raise_if_no_json(path: Path, data: bytes) -> None:
     """Raise ValueError, naming the file, if its content is no JSON, or was cut off."""
+    _loads(path, data)
+
+
+def _loads(path: Path, data: bytes) -> Any:
+    """Raises ValueError, naming the file. A byte order mark is none of its content."""
     try:
-        orjson.loads(data)
+        return orjson.loads(data.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{path} is UTF-16, but JSON is UTF-8. Save it as UTF-8.") from error
         raise ValueError(_not_json(path, len(data), error)) from error
 
 
@@ -210,15 +252,24 @@ def require(path: Path, where: str, entry: Mapping[str, Any], key: str) -> Any:
         lvis = " Is it LVIS's? Then its FORMAT is lvis." if _LVIS in entry else ""
         raise ValueError(
             f"{path}: {where} has no {key!r}, which COCO's format asks for; it has "
-            f"{sorted(entry)}.{lvis}"
+            f"{listed(sorted(entry)) or 'nothing'}.{lvis}"
         )
     return entry[key]
+
+
+def read_name(path: Path, where: str, entry: Mapping[str, Any], key: str) -> str:
+    """Text, or a number in its place. Raises ValueError for what can be no name."""
+    value = require(path, where, entry, key)
+    name = str(value) if type(value) in (str, int) else ""
+    if not name or len(name) > LONGEST_NAME or "\0" in name:
+        raise ValueError(f"{path}: {key!r} of {where} must be a name, but is {excerpt(value)}")
+    return name
 
 
 def read_integer(path: Path, where: str, entry: Mapping[str, Any], key: str) -> int:
     value = require(path, where, entry, key)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{path}: {key!r} of {where} must be an integer, but is {value!r}")
+        raise ValueError(f"{path}: {key!r} of {where} must be an integer, but is {excerpt(value)}")
     if abs(value) >= 1 << 63:
         raise ValueError(f"{path}: {key!r} of {where} is {value}, which 64 bits do not hold")
     return value

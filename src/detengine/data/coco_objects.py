@@ -8,10 +8,16 @@ from typing import Any
 
 from detengine.data.annotations import FoundImages
 from detengine.data.coco_file import CocoFile, read_integer, require
-from detengine.data.object_columns import FoundObject, ObjectColumns, columns_of
+from detengine.data.object_columns import (
+    MOST_COORDINATE,
+    FoundObject,
+    ObjectColumns,
+    columns_of,
+)
 from detengine.data.segmentation import encode_segmentation, is_numbers
 from detengine.structures.categories import Categories
 from detengine.structures.rle import decode_counts
+from detengine.untrusted.excerpt import excerpt, listed
 
 
 class ObjectReader:
@@ -65,9 +71,10 @@ class ObjectReader:
             )
         category_id = read_integer(path, where, entry, "category_id")
         if category_id not in self.category_ids:
+            known = listed(sorted(self.category_ids))
             raise ValueError(
                 f"{path}: {where} has the unknown category {category_id}; the file's categories "
-                f"are {sorted(self.category_ids)}. Add it to them, or correct the annotation."
+                f"are [{known}]. Add it to them, or correct the annotation."
             )
         image = self.image_of_id[image_id]
         box = self._box(where, entry)
@@ -86,22 +93,27 @@ class ObjectReader:
         )
 
     def _is_crowd(self, where: str, entry: Mapping[str, Any]) -> bool:
-        flag = entry.get("iscrowd") or 0
+        flag = entry.get("iscrowd")
+        if flag is None:
+            return False
         if flag not in (0, 1):
-            raise ValueError(f"{self.path}: 'iscrowd' of {where} must be 0 or 1, but is {flag!r}")
+            raise ValueError(
+                f"{self.path}: 'iscrowd' of {where} must be 0 or 1, but is {excerpt(flag)}"
+            )
         return bool(flag)
 
     def _box(self, where: str, entry: Mapping[str, Any]) -> tuple[float, float, float, float]:
         box = require(self.path, where, entry, "bbox")
         if not is_numbers(box) or len(box) != 4:
             raise ValueError(
-                f"{self.path}: the bbox of {where} must be [x, y, width, height], but is {box!r}"
+                f"{self.path}: the bbox of {where} must be [x, y, width, height], but is "
+                f"{excerpt(box)}"
             )
         return (box[0], box[1], box[2], box[3])
 
     def _mask(self, where: str, entry: Mapping[str, Any], size: tuple[int, int]) -> bytes:
         segmentation = entry.get("segmentation")
-        if not segmentation:
+        if segmentation is None or segmentation == [] or segmentation == {}:
             return b""
         try:
             return encode_segmentation(segmentation, size)
@@ -114,8 +126,11 @@ class ObjectReader:
         area = entry.get("area")
         if area is None:
             return float(decode_counts(mask)[1::2].sum()) if mask else box[2] * box[3]
-        if not is_numbers([area]) or not math.isfinite(area):
-            raise ValueError(f"{self.path}: the area of {where} must be a number, but is {area!r}")
+        if not is_numbers([area]) or not 0 <= area < math.inf:
+            more = ", and none below 0" if is_numbers([area]) else ""
+            raise ValueError(
+                f"{self.path}: the area of {where} must be a number{more}, but is {excerpt(area)}"
+            )
         return float(area)
 
     def _keypoints(self, where: str, entry: Mapping[str, Any]) -> tuple[tuple[float, ...], int]:
@@ -124,14 +139,20 @@ class ObjectReader:
         if keypoints and (not is_numbers(keypoints) or len(keypoints) != 3 * self.joints):
             raise ValueError(
                 f"{self.path}: the keypoints of {where} must be {self.joints} times x, y, "
-                f"visibility, as many as the file's others, but are {str(keypoints)[:80]}"
+                f"visibility, as many as the file's others, but are {excerpt(keypoints)}"
+            )
+        if not all(abs(each) <= MOST_COORDINATE for each in keypoints):
+            raise ValueError(
+                f"{self.path}: the keypoints of {where} are beyond all numbers of 32 bits: "
+                f"{excerpt(keypoints)}"
             )
         labelled = entry.get("num_keypoints")
         if labelled is None:
             labelled = sum(flag > 0 for flag in keypoints[2::3])
-        if not is_numbers([labelled]):
+        if not is_numbers([labelled]) or labelled % 1 or not 0 <= labelled < 1 << 63:
             raise ValueError(
-                f"{self.path}: 'num_keypoints' of {where} must be a number, but is {labelled!r}"
+                f"{self.path}: 'num_keypoints' of {where} must be a number, but is "
+                f"{excerpt(labelled)}"
             )
         return tuple(keypoints), int(labelled)
 

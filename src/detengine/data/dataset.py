@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from detengine.data.annotations import FEW, image_of_annotation
+from detengine.data.annotations import FEW, image_of_annotation, masks_without_a_pixel
 from detengine.data.images import read_image
 from detengine.data.keypoints import mirror_of_keypoints
 from detengine.data.order import Key
@@ -124,6 +124,10 @@ class DetectionDataset(Dataset[Sample]):
         if self.with_masks:
             culprits = self._has_area() & ~self._has_mask()
             self._warn("have no mask and are not trained on (MODEL.MASK_ON)", culprits)
+            self._warn(
+                "have a mask without a pixel, and teach that there is nothing in their boxes",
+                masks_without_a_pixel(self._truth),
+            )
         beyond = torch.zeros_like(self._asked_for)
         for rows, boxes, clipped in _clipped_boxes(self._truth):
             beyond[rows] = (boxes - clipped).abs().amax(dim=1) > _MOST_PIXELS_BEYOND

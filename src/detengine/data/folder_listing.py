@@ -46,6 +46,10 @@ class Listing:
         ]
         return sorted(found, key=lambda path: (path.count("/"), path))
 
+    def files_with_suffix(self, *suffixes: str) -> list[str]:
+        """As with_suffix, without pipes and devices, which would be read without end."""
+        return [path for path in self.with_suffix(*suffixes) if self.path(path).is_file()]
+
     def images_in(self, folder: str) -> list[str]:
         """The names of the images that lie directly in a folder."""
         names = self.files.get(folder, frozenset())
@@ -74,6 +78,18 @@ def list_folder(root: Path) -> Listing:
             "configuration file is given by -c."
         )
     files: dict[str, frozenset[str]] = {}
+    for place, names in walk_once(root, with_hidden=False):
+        relative = Path(place).relative_to(root).as_posix()
+        visible = frozenset(each for each in names if not _is_hidden(each))
+        files["" if relative == "." else relative] = visible
+    return Listing(root, files)
+
+
+def walk_once(root: Path, *, with_hidden: bool) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below, and the names of its files.
+
+    Links are followed, but no folder is there twice: one may be linked to from inside itself.
+    """
     seen: set[str] = set()
     for place, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
@@ -81,11 +97,8 @@ def list_folder(root: Path) -> Listing:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(each for each in folders if not _is_hidden(each))
-        relative = Path(place).relative_to(root).as_posix()
-        visible = frozenset(each for each in names if not _is_hidden(each))
-        files["" if relative == "." else relative] = visible
-    return Listing(root, files)
+        folders[:] = sorted(each for each in folders if with_hidden or not _is_hidden(each))
+        yield place, names
 
 
 def _is_hidden(name: str) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from detengine.data.points import padded_size, resized_size
 from detengine.structures.masks import IDENTITY, Affine, compose
 
 
@@ -67,9 +68,7 @@ def _resize(
     frame: Frame, size: Sequence[int] | None, max_size: int | None = None, **_: Any
 ) -> Frame:
     height, width = frame.canvas_size
-    no_points = tv_tensors.KeyPoints(torch.empty(0, 2), canvas_size=frame.canvas_size)
-    # torchvision's own rule for one number, for None and for max_size
-    new_height, new_width = F.resize(no_points, size, max_size=max_size).canvas_size
+    new_height, new_width = resized_size(frame.canvas_size, size, max_size)
     return frame.moved((width / new_width, 0.0, height / new_height, 0.0), (new_height, new_width))
 
 
@@ -92,11 +91,8 @@ def _crop(frame: Frame, top: int, left: int, height: int, width: int) -> Frame:
 def _pad(
     frame: Frame, padding: int | Sequence[int], padding_mode: str = "constant", **_: Any
 ) -> Frame:
-    corner = tv_tensors.KeyPoints([[0.0, 0.0]], canvas_size=frame.canvas_size)
-    # torchvision's own reading of one, two or four numbers
-    padded = F.pad(corner, padding, padding_mode=padding_mode)
-    left, top = padded[0].tolist()
-    return frame.moved((1.0, -left, 1.0, -top), padded.canvas_size)
+    left, top, size = padded_size(frame.canvas_size, padding, padding_mode)
+    return frame.moved((1.0, -left, 1.0, -top), size)
 
 
 def _refuse(frame: Frame, *_: Any, **__: Any) -> NoReturn:

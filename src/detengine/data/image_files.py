@@ -10,11 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from detengine.data.images import read_image
+from detengine.data.images import orientation_of, read_image
 from detengine.structures.finding import Finding, Problem, counted, gathered, listed
 from detengine.structures.ground_truth import GroundTruth
 
-_EXIF_ORIENTATION = 0x0112
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "MPO": (".jpg", ".jpeg", ".mpo"),
@@ -43,6 +42,7 @@ class ImageFile:
     format: str = ""
     mode: str = ""
     orientation: int = 1
+    is_absent: bool = False
 
 
 def examine_images(truth: GroundTruth, folder: Path) -> Iterator[ImageFile]:
@@ -65,10 +65,10 @@ def examine_image(index: int, path: Path, expected: tuple[int, int]) -> ImageFil
         pixels = read_image(path)
         with Image.open(path) as header:
             kind, mode = header.format or "", header.mode
-            orientation = int(header.getexif().get(_EXIF_ORIENTATION, 1) or 1)
+            orientation = orientation_of(header)
     except FileNotFoundError:
         message = f"{path} does not exist. Put it there, or take it out of the annotations."
-        return ImageFile(index, path, message)
+        return ImageFile(index, path, message, is_absent=True)
     except (ValueError, OSError) as error:
         return ImageFile(index, path, str(error))
     size = (pixels.shape[1], pixels.shape[2])
@@ -98,7 +98,7 @@ def _other_size(
 def findings_of_images(files: Sequence[ImageFile], name: str, image_folder: Path) -> list[Finding]:
     """What is wrong, and what is unusual, with a data set's files."""
     broken = [each for each in files if each.problem is not None]
-    absent = [each for each in broken if not each.path.exists()]
+    absent = [each for each in broken if each.is_absent]
     if files and len(absent) == len(files):
         return [
             Finding(

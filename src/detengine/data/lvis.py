@@ -11,8 +11,9 @@ from typing import Any
 from detengine.data.annotation_cache import DependsOn, cached
 from detengine.data.annotations import FEW, image_of_annotation
 from detengine.data.coco import parse_coco
-from detengine.data.coco_file import CocoFile, read_json
+from detengine.data.coco_file import CocoFile, read_json, read_name
 from detengine.structures.ground_truth import FederatedLabels, GroundTruth, PackedIntegers
+from detengine.untrusted.excerpt import excerpt, listed
 
 FREQUENCIES = ("r", "c", "f")
 """Rare, common, frequent: in up to 10, in up to 100, and in more of the training images."""
@@ -100,15 +101,15 @@ def _names_of(path: Path, where: str, entry: Mapping[str, Any]) -> list[str]:
     if not names:
         raise ValueError(
             f"{path}: {where} has neither a 'coco_url' nor a 'file_name', one of which LVIS's "
-            f"format asks for; it has {sorted(entry)}"
+            f"format asks for; it has {listed(sorted(entry))}"
         )
     return names
 
 
 def _text(path: Path, where: str, entry: Mapping[str, Any], key: str) -> str:
     if not isinstance(entry[key], str):
-        raise ValueError(f"{path}: {key!r} of {where} must be text, but is {entry[key]!r}")
-    return str(entry[key])
+        raise ValueError(f"{path}: {key!r} of {where} must be text, but is {excerpt(entry[key])}")
+    return read_name(path, where, entry, key)
 
 
 class _Files:
@@ -141,8 +142,7 @@ def _read_ids(
         ids = _require(path, where, entry, key)
         if not isinstance(ids, list) or not all(type(each) is int for each in ids):
             raise ValueError(
-                f"{path}: {key!r} of {where} must be a list of category ids, but is "
-                f"{str(ids)[:80]!r}"
+                f"{path}: {key!r} of {where} must be a list of category ids, but is {excerpt(ids)}"
             )
         unknown = [each for each in ids if each not in known]
         if unknown:
@@ -162,7 +162,7 @@ def _read_frequencies(path: Path, entries: Sequence[Mapping[str, Any]]) -> tuple
         if frequency not in FREQUENCIES:
             raise ValueError(
                 f"{path}: 'frequency' of {where} must be 'r', 'c' or 'f' (rare, common or "
-                f"frequent), but is {frequency!r}"
+                f"frequent), but is {excerpt(frequency)}"
             )
         found.append(frequency)
     return tuple(found)
@@ -172,7 +172,8 @@ def _require(path: Path, where: str, entry: Mapping[str, Any], key: str) -> Any:
     if key not in entry:
         raise ValueError(
             f"{path}: {where} has no {key!r}, which LVIS's format asks for; it has "
-            f"{sorted(entry)}. If this is a plain COCO file, set the data set's FORMAT to coco."
+            f"{listed(sorted(entry))}. If this is a plain COCO file, set the data set's FORMAT to "
+            "coco."
         )
     return entry[key]
 

@@ -11,6 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_COORDINATE = 3e38
+"""Of a keypoint, which is trained on with 32 bits."""
+
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

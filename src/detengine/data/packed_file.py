@@ -116,12 +116,23 @@ def map_packed(path: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> Groun
     lengths = _LENGTHS.pack(head_length, columns_length)
     if zlib.crc32(data[_PREFIX.size :].numpy().data, zlib.crc32(lengths)) != checksum:
         raise NotPackedError(f"{path} is damaged: its checksum is not its content's")
-    head = orjson.loads(data[_PREFIX.size : stop].numpy().tobytes())
+    try:
+        return _read_content(data[_PREFIX.size : stop], data[stop:], is_wanted)
+    except Exception as error:  # its sum is right, and so it was made by somebody else
+        raise NotPackedError(f"{path} is not as it is written here: {error!r:.200}") from error
+
+
+def _read_content(
+    head_bytes: Tensor, data: Tensor, is_wanted: Callable[[dict[str, Any]], bool]
+) -> GroundTruth | None:
+    head = orjson.loads(head_bytes.numpy().tobytes())
     if head["order"] != sys.byteorder or not is_wanted(head["label"]):
         return None
-    columns = [_column(data[stop:], *place) for place in head["columns"]]
+    columns = [_column(data, *place) for place in head["columns"]]
     truth = _built(head["content"], columns)
-    return truth if isinstance(truth, GroundTruth) else None
+    if not isinstance(truth, GroundTruth):
+        raise ValueError(f"it holds a {type(truth).__name__}")
+    return truth
 
 
 def _column(data: Tensor, dtype: str, shape: list[int], start: int) -> Tensor:

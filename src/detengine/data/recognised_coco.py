@@ -34,7 +34,7 @@ def find_coco(listing: Listing, passed_over: list[str]) -> FoundData | None:
     notes: list[str] = []
     candidates = {
         each.path: each
-        for path in listing.with_suffix(".json")
+        for path in listing.files_with_suffix(".json")
         if (each := _candidate(listing, path, passed_over, notes)) is not None
     }
     if not candidates:

@@ -41,7 +41,10 @@ def _pages_in(listing: Listing, folder: str) -> list[str]:
 
 
 def _is_voc(listing: Listing, folder: str, pages: list[str], passed_over: list[str]) -> bool:
-    path = posixpath.join(folder, pages[0])
+    paths = [posixpath.join(folder, page) for page in pages]
+    path = next((each for each in paths if listing.path(each).is_file()), None)
+    if path is None:
+        return False
     with listing.path(path).open("rb") as file:
         is_page = _ROOT_TAG in file.read(_LOOKED_AT)
     if not is_page:
@@ -109,7 +112,7 @@ def _flat_definition(listing: Listing, folder: str) -> dict[str, object]:
     names_of_images = {
         posixpath.splitext(name)[0]: name
         for names in listing.files.values()
-        for name in names
+        for name in sorted(names)
         if is_image(name) and posixpath.splitext(name)[0] in stems
     }
     file_names = sorted(names_of_images.values())

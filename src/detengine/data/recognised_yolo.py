@@ -7,10 +7,12 @@ from typing import Any
 import yaml
 
 from detengine.data.folder_listing import Listing, split_of
+from detengine.data.lists import read_list
 from detengine.data.recognised_splits import FoundData
 from detengine.data.recognised_yolo_file import is_data_file, read_data_file
 from detengine.data.recognised_yolo_labels import definition_of, labels_of
 
+_MOST_LEVELS = 50
 _MOST_FILES = 50
 """Of YAML files that are looked at."""
 _FEW = 3
@@ -21,7 +23,7 @@ def find_yolo(listing: Listing, passed_over: list[str]) -> FoundData | None:
     """As find_coco, of YOLO's files."""
     described = {
         path: values
-        for path in listing.with_suffix(".yaml", ".yml")[:_MOST_FILES]
+        for path in listing.files_with_suffix(".yaml", ".yml")[:_MOST_FILES]
         if (values := _read_yaml(listing, path, passed_over)) is not None
     }
     if len(described) > 1:
@@ -38,9 +40,9 @@ def find_yolo(listing: Listing, passed_over: list[str]) -> FoundData | None:
 def _read_yaml(listing: Listing, path: str, passed_over: list[str]) -> Mapping[str, Any] | None:
     try:
         text = listing.path(path).read_bytes()
-        _raise_if_aliased(text)
+        _raise_if_unfit(text)
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except Exception as error:  # whatever strange text makes PyYAML raise
         if posixpath.basename(path) in ("data.yaml", "dataset.yaml"):
             raise ValueError(f"{listing.path(path)} is no valid YAML: {error}") from error
         passed_over.append(f"{path} is no valid YAML")
@@ -48,10 +50,37 @@ def _read_yaml(listing: Listing, path: str, passed_over: list[str]) -> Mapping[s
     return values if is_data_file(values) else None
 
 
-def _raise_if_aliased(text: bytes) -> None:
-    """A few aliases of aliases are endless, once they are written out in a message."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-        raise yaml.YAMLError("it has an alias (*name), which is refused; write its value instead")
+def _raise_if_unfit(text: bytes) -> None:
+    """Raise YAMLError for what would take for ever to read, or be read in part without a word."""
+    level = 0
+    for event in yaml.parse(text):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(
+                "it has an alias (*name), which is refused; write its value instead"
+            )
+        level += isinstance(event, yaml.CollectionStartEvent)
+        level -= isinstance(event, yaml.CollectionEndEvent)
+        if level > _MOST_LEVELS:
+            raise yaml.YAMLError("it is nested too deeply")
+    _raise_if_key_twice(yaml.compose(text, yaml.SafeLoader))
+
+
+def _raise_if_key_twice(node: yaml.Node | None) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            _raise_if_key_twice(each)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    line_of: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if str(key.value) in line_of:
+            raise yaml.YAMLError(
+                f"{key.value} stands twice, in lines {line_of[str(key.value)]} and {line}; remove "
+                "one of them"
+            )
+        line_of[str(key.value)] = line
+        _raise_if_key_twice(value)
 
 
 def _without_description(listing: Listing, passed_over: list[str]) -> FoundData | None:
@@ -85,9 +114,8 @@ def _without_description(listing: Listing, passed_over: list[str]) -> FoundData 
 def _class_names(listing: Listing) -> tuple[str, ...]:
     """The names that classes.txt or obj.names lists, one on each line."""
     found: dict[tuple[str, ...], str] = {}
-    for path in listing.with_suffix(*_CLASS_FILES):
-        lines = listing.path(path).read_text(encoding="utf-8").splitlines()
-        names = tuple(line.strip() for line in lines if line.strip())
+    for path in listing.files_with_suffix(*_CLASS_FILES):
+        names = tuple(name for _, name in read_list(listing.path(path)))
         found.setdefault(names, path)
     if () in found:
         raise ValueError(

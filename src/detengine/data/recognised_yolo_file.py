@@ -9,6 +9,7 @@ from typing import Any
 from detengine.data.folder_listing import Listing, normalised
 from detengine.data.recognised_splits import FoundData
 from detengine.data.recognised_yolo_labels import definition_of, labels_of
+from detengine.untrusted.excerpt import excerpt
 
 _SPLITS = ("train", "val", "test")
 _LIST = ".txt"
@@ -59,6 +60,12 @@ def _class_names(source: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
         raise ValueError(
             f"{source}: `names` is {str(names)[:80]!r}; expected the classes' names as a list, or "
             "by number, such as {0: cat, 1: dog}"
+        )
+    strange = [name for name in names if type(name) not in (str, int)]
+    if strange:
+        raise ValueError(
+            f"{source}: `names` has {excerpt(strange[0])} ({type(strange[0]).__name__}), which "
+            "YAML does not take for a text. Put the name in quotes."
         )
     count = values.get("nc", len(names))
     if count != len(names):

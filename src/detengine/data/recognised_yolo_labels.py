@@ -55,6 +55,8 @@ def _look_like_labels(listing: Listing, folder: str, names: list[str]) -> bool:
 
 
 def _first_line(listing: Listing, path: str) -> str:
+    if not listing.path(path).is_file():  # a pipe would be waited for
+        return ""
     with listing.path(path).open(encoding="utf-8", errors="replace") as file:
         return file.readline().strip()
 

@@ -6,6 +6,7 @@ each culprit is a `Problem`, and the others are packed, so that they can be look
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -21,6 +22,9 @@ from detengine.data.object_columns import FoundObject, columns_of
 from detengine.structures.categories import Categories
 from detengine.structures.finding import Problem
 from detengine.structures.ground_truth import GroundTruth
+
+_MOST_NUMBERED = 1 << 62
+"""An id up to which there are others above it, in 64 bits."""
 
 
 def pack_what_is_possible(
@@ -59,10 +63,24 @@ def pack_what_is_possible(
     return pack_columns(source, categories, images, [columns_of(kept)], keypoint_names)
 
 
+def each_once(source: Path, names: Sequence[str], problems: list[Problem]) -> list[str]:
+    """The images' names; those that stand twice are added to the problems."""
+    seen: dict[str, None] = {}
+    for name in names:
+        if name in seen:
+            message = f"{source}: image {name!r} stands twice; each must be unique. Take one out."
+            problems.append(Problem(name, message))
+        seen[name] = None
+    return list(seen)
+
+
 def _with_unique_ids(
     source: Path, objects: Sequence[FoundObject], problems: list[Problem]
 ) -> list[FoundObject]:
-    free = max((each.annotation_id for each in objects), default=0) + 1
+    taken = {each.annotation_id for each in objects}
+    highest = max(taken, default=0)
+    numbers = count(highest + 1 if highest < _MOST_NUMBERED else 1)
+    free = (number for number in numbers if number not in taken)
     seen: set[int] = set()
     unique = []
     for each in objects:
@@ -72,8 +90,7 @@ def _with_unique_ids(
                 "Was the file merged from several? Number them anew."
             )
             problems.append(Problem(f"annotation {each.annotation_id}", message))
-            each = replace(each, annotation_id=free)
-            free += 1
+            each = replace(each, annotation_id=next(free))
         seen.add(each.annotation_id)
         unique.append(each)
     return unique

@@ -9,16 +9,15 @@ from detengine.data.annotations import FoundImages
 from detengine.data.coco import keypoint_names_of, size_of_entry
 from detengine.data.coco_file import (
     CocoFile,
-    CutError,
     Entry,
     read_integer,
     read_json,
-    require,
+    read_name,
 )
 from detengine.data.coco_objects import ObjectReader
 from detengine.data.images import read_size
 from detengine.data.salvage import pack_what_is_possible
-from detengine.structures.categories import Categories
+from detengine.structures.categories import Categories, raise_if_no_class_name
 from detengine.structures.finding import Problem
 from detengine.structures.ground_truth import GroundTruth
 
@@ -55,7 +54,9 @@ def salvage_coco(
 def _entries(file: CocoFile) -> Iterator[Entry]:
     try:
         chunks = [file.entries(chunk) for chunk in file.chunks]
-    except CutError:
+    except ValueError:  # found in a chunk that may have been cut in a wrong place
+        if not file.is_cut_by_guess:
+            raise
         file = file.cut_exactly()
         chunks = [file.entries(chunk) for chunk in file.chunks]
     return (entry for chunk in chunks for entry in chunk)
@@ -70,25 +71,31 @@ def _attempt(read: Callable[[], T], place: str, problems: list[Problem]) -> T | 
         return None
 
 
-def _refers_to(entry: Entry, key: str, lost: set[object]) -> bool:
+def _refers_to(entry: Entry, key: str, lost: set[int]) -> bool:
+    return not lost.isdisjoint(_number(entry, key))
+
+
+def _number(entry: Entry, key: str) -> set[int]:
+    """What stands there, where it is a number at all."""
     given = entry.get(key)
-    return isinstance(given, int) and given in lost
+    return {given} if isinstance(given, int) else set()
 
 
 def _read_categories(
     file: CocoFile, problems: list[Problem]
-) -> tuple[Categories, tuple[str, ...], set[object]]:
+) -> tuple[Categories, tuple[str, ...], set[int]]:
     """The classes, the names of their keypoints, and the ids of the classes that were left out."""
     names: list[str] = []
     ids: list[int] = []
     keypoint_names: tuple[str, ...] = ()
-    lost: set[object] = set()
+    lost: set[int] = set()
     for position, entry in enumerate(file.categories):
         where = f"category {position}"
 
         def read(where: str = where, entry: Entry = entry) -> tuple[str, int, tuple[str, ...]]:
-            name = str(require(file.path, where, entry, "name"))
+            name = read_name(file.path, where, entry, "name")
             number = read_integer(file.path, where, entry, "id")
+            raise_if_no_class_name(name, file.path)
             for kind, value, others in (("id", number, ids), ("name", name, names)):
                 if value in others:
                     raise ValueError(
@@ -99,28 +106,34 @@ def _read_categories(
 
         each = _attempt(read, where, problems)
         if each is None:
-            lost.add(entry.get("id"))
+            lost |= _number(entry, "id")
             continue
         names.append(each[0])
         ids.append(each[1])
         keypoint_names = keypoint_names or each[2]
+        if each[2] and each[2] != keypoint_names:
+            message = (
+                f"{file.path}: {where} names other keypoints than the categories before it; one "
+                "scheme for all is needed. Make a data set of each."
+            )
+            problems.append(Problem(where, message))
     return Categories(tuple(names), tuple(ids)), keypoint_names, lost
 
 
 def _read_images(
     file: CocoFile, folder: Path, problems: list[Problem]
-) -> tuple[FoundImages, set[object]]:
+) -> tuple[FoundImages, set[int]]:
     """The images, and the ids of those that were left out."""
     found = FoundImages([], [], [])
     ids, names, sizes = [], [], []
     seen: dict[int, str] = {}
-    lost: set[object] = set()
+    lost: set[int] = set()
     for position, entry in enumerate(file.images):
         where = f"image {position}"
 
         def read(where: str = where, entry: Entry = entry) -> tuple[int, str, tuple[int, int]]:
             number = read_integer(file.path, where, entry, "id")
-            name = str(require(file.path, where, entry, "file_name"))
+            name = read_name(file.path, where, entry, "file_name")
             if number in seen:
                 raise ValueError(
                     f"{file.path}: image id {number} stands twice, for {seen[number]!r} and "
@@ -133,7 +146,7 @@ def _read_images(
 
         each = _attempt(read, f"{where} ({entry.get('file_name')})", problems)
         if each is None:
-            lost.add(entry.get("id"))
+            lost |= _number(entry, "id")
             continue
         seen[each[0]] = each[1]
         ids.append(each[0])

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detengine.data import voc
-from detengine.data.annotations import FoundImages
+from detengine.data.annotations import FoundImages, named_categories
 from detengine.data.images import read_size
 from detengine.data.object_columns import FoundObject
-from detengine.data.salvage import pack_what_is_possible
+from detengine.data.salvage import each_once, pack_what_is_possible
 from detengine.data.voc_pages import VocPage, read_page
 from detengine.structures.categories import Categories
 from detengine.structures.finding import Problem
@@ -34,7 +34,7 @@ def salvage_voc(
     pages: list[VocPage] = []
     file_names: list[str] = []
     sizes: list[tuple[int, int]] = []
-    for stem in _each_once(source, stems, problems):
+    for stem in each_once(source, stems, problems):
         try:
             page = read_page(root / annotations / f"{stem}.xml")
             file_name = voc.find_image(folder, stem, page, names_of_stem)
@@ -46,20 +46,10 @@ def salvage_voc(
         file_names.append(file_name)
         sizes.append(size)
     names = tuple(classes) if classes is not None else voc.names_found(pages)
-    categories = Categories(names, tuple(range(1, len(names) + 1)))
+    categories = named_categories(f"data set {name!r}", names, range(1, len(names) + 1))
     objects = _objects(pages, categories, problems)
     found = FoundImages(range(1, len(pages) + 1), file_names, sizes)
     return pack_what_is_possible(source, categories, found, objects, problems)
-
-
-def _each_once(source: Path, stems: Sequence[str], problems: list[Problem]) -> list[str]:
-    seen: dict[str, None] = {}
-    for stem in stems:
-        if stem in seen:
-            message = f"{source}: image {stem!r} stands twice; each must be unique. Take one out."
-            problems.append(Problem(stem, message))
-        seen[stem] = None
-    return list(seen)
 
 
 def _objects(

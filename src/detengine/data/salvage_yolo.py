@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detengine.data import yolo
-from detengine.data.annotations import FoundImages
+from detengine.data.annotations import FoundImages, named_categories
 from detengine.data.images import read_size
+from detengine.data.lists import is_file, read_list
 from detengine.data.object_columns import FoundObject
-from detengine.data.salvage import pack_what_is_possible
-from detengine.structures.categories import Categories
+from detengine.data.salvage import each_once, pack_what_is_possible
 from detengine.structures.finding import Problem
 from detengine.structures.ground_truth import GroundTruth
 
@@ -20,13 +20,11 @@ def salvage_yolo(
 
     Raises FileNotFoundError where there is no image at all.
     """
-    is_list = images.suffix == ".txt"
-    folder = images.parent if is_list else images
-    names = list(_listed(images, problems)) if is_list else yolo.images_in(folder)
+    folder = images.parent if images.suffix == ".txt" else images
     file_names: list[str] = []
     sizes: list[tuple[int, int]] = []
     objects: list[FoundObject] = []
-    for file_name in dict.fromkeys(names):
+    for file_name in _names(images, folder, labels, name, problems):
         try:
             size = read_size(folder / file_name)
         except (ValueError, OSError) as error:
@@ -40,36 +38,46 @@ def salvage_yolo(
             )
         file_names.append(file_name)
         sizes.append(size)
-    if not names:
-        raise FileNotFoundError(f"data set {name!r} has no images in {images}. Correct its IMAGES.")
     found = FoundImages(range(1, len(file_names) + 1), file_names, sizes)
-    categories = Categories(tuple(classes), tuple(range(len(classes))))
+    categories = named_categories(f"data set {name!r}", classes, range(len(classes)))
     return pack_what_is_possible(images, categories, found, objects, problems), folder
 
 
+def _names(
+    images: Path, folder: Path, labels: Path | None, name: str, problems: list[Problem]
+) -> list[str]:
+    """Of all images, each once."""
+    is_list = images.suffix == ".txt"
+    names = list(_listed(images, problems)) if is_list else yolo.images_in(folder)
+    if not names:
+        raise FileNotFoundError(f"data set {name!r} has no images in {images}. Correct its IMAGES.")
+    places = [yolo.labels_of(folder, each, labels) for each in names]
+    try:
+        yolo.raise_if_no_labels(images, labels, places, name)
+    except FileNotFoundError as error:
+        problems.append(Problem(images.name, str(error)))
+    return each_once(images, names, problems)
+
+
 def _listed(path: Path, problems: list[Problem]) -> Iterator[str]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        name = line.strip()
-        if name and not (path.parent / name).is_file():
+    for number, name in read_list(path):
+        if not is_file(path.parent / name):
             message = (
                 f"{path}:{number} names {name!r}, but there is no file {path.parent / name}. Paths "
                 "start at the folder of the list."
             )
             problems.append(Problem(f"line {number}", message))
-        elif name:
+        else:
             yield Path(name).as_posix()
 
 
 def _objects(
     path: Path, size: tuple[int, int], classes: Sequence[str], problems: list[Problem]
 ) -> Iterator[yolo.YoloObject]:
-    if not path.is_file():
-        return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        message = f"{path} is no text, but must hold a line for each object. Write it anew."
-        problems.append(Problem(path.name, message))
+        lines = yolo.label_lines(path)
+    except ValueError as error:
+        problems.append(Problem(path.name, str(error)))
         return
     for number, line in enumerate(lines, start=1):
         if line.strip():

@@ -7,6 +7,7 @@ import hotcoco.mask
 import numpy as np
 
 from detengine.structures.rle import decode_counts, encode_counts
+from detengine.untrusted.excerpt import excerpt
 
 _NUMBERS = frozenset({int, float})
 _NO_POLYGON = (
@@ -26,12 +27,12 @@ def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError(
             "neither polygons [[x1, y1, x2, y2, ...], ...] nor run lengths {'size': ..., "
-            f"'counts': ...}}, but {str(segmentation)[:80]}"
+            f"'counts': ...}}, but {excerpt(segmentation)}"
         )
     own_size = segmentation["size"]
     if not isinstance(own_size, list | tuple) or list(own_size) != list(size):
         raise ValueError(
-            f"its run lengths are of an image of {own_size} (height, width), but the "
+            f"its run lengths are of an image of {excerpt(own_size)} (height, width), but the "
             f"file gives its image {list(size)}. Were the images resized?"
         )
     counts = segmentation["counts"]
@@ -39,15 +40,15 @@ def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
         mask = counts.encode()
         runs = decode_counts(mask)
     elif is_numbers(counts):
-        try:
-            runs = np.asarray(counts, dtype=np.int64)
-        except OverflowError as error:
+        strange = [each for each in counts if not 0 <= each < 1 << 32 or each != int(each)]
+        if strange:
             raise ValueError(
-                f"a run length must be 0 to 2**32 - 1, but one is {max(counts, key=abs)}"
-            ) from error
+                f"a run length must be 0 to 2**32 - 1, but one is {excerpt(strange[0])}"
+            )
+        runs = np.asarray(counts, dtype=np.int64)
         mask = encode_counts(runs)
     else:
-        raise ValueError(f"its counts are neither a string nor integers, but {str(counts)[:80]}")
+        raise ValueError(f"its counts are neither a string nor integers, but {excerpt(counts)}")
     if int(runs.sum()) != size[0] * size[1]:
         raise ValueError(
             f"its run lengths cover {int(runs.sum())} pixels, but an image of {size[0]} x "
@@ -59,7 +60,7 @@ def encode_segmentation(segmentation: object, size: tuple[int, int]) -> bytes:
 def _encode_polygons(polygons: list[Any], size: tuple[int, int]) -> bytes:
     for polygon in polygons:
         if not is_numbers(polygon):
-            raise ValueError(_NO_POLYGON.format(str(polygon)[:80]))
+            raise ValueError(_NO_POLYGON.format(excerpt(polygon)))
     return encode_polygons(polygons, size)
 
 
@@ -68,7 +69,7 @@ def encode_polygons(polygons: list[list[float]], size: tuple[int, int]) -> bytes
     for polygon in polygons:
         # pycocotools takes four numbers for a box, and never comes back from a NaN
         if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(_NO_POLYGON.format(str(polygon)[:80]))
+            raise ValueError(_NO_POLYGON.format(excerpt(polygon)))
         if not math.isfinite(sum(polygon)):
             raise ValueError("a polygon has a coordinate that is not finite. Take it out.")
     parts = hotcoco.mask.frPyObjects(polygons, *size)

@@ -10,11 +10,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from detengine.data.annotations import FoundImages, pack_annotations, raise_if_twice
+from detengine.data.annotations import (
+    FoundImages,
+    named_categories,
+    pack_annotations,
+    raise_if_twice,
+)
 from detengine.data.images import read_size
+from detengine.data.lists import read_list
 from detengine.data.object_columns import FoundObject
 from detengine.data.voc_pages import VocPage, read_page
-from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth
 
 _NO_IMAGES = frozenset({".xml", ".txt", ".json"})
@@ -50,7 +55,7 @@ def load_voc(
         for page, file_name in zip(pages, file_names, strict=True)
     ]
     names = tuple(classes) if classes is not None else names_found(pages)
-    categories = Categories(names, tuple(range(1, len(names) + 1)))
+    categories = named_categories(f"data set {name!r}", names, range(1, len(names) + 1))
     category_ids = dict(zip(categories.names, categories.ids, strict=True))
     found = [(image, page, each) for image, page in enumerate(pages) for each in page.objects]
     objects = [
@@ -93,7 +98,11 @@ def _read_split(root: Path, split: str, name: str) -> list[str]:
             f"Splits found there: {', '.join(there) or 'none'}. "
             "Correct its ROOT or SPLIT, or DATASETS.ROOT."
         )
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    stems = [stem for _, stem in read_list(path)]
+    for stem in stems:
+        if Path(stem).is_absolute():
+            raise ValueError(f"{path} lists {stem!r}; expected ids of images, not their paths")
+    return stems
 
 
 def _all_stems(folder: Path, name: str) -> list[str]:

@@ -5,6 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from detengine.data.decimals import read_number
+from detengine.untrusted.excerpt import excerpt
+
+_FLAGS = {"": False, "0": False, "1": True, "false": False, "true": True}
+"""What <difficult> may be, the words of some programs included."""
+_MOST_PIXELS = 1 << 32
+"""Of an image, as of COCO's."""
+
 
 @dataclass(frozen=True)
 class VocObject:
@@ -42,9 +50,11 @@ def read_page(path: Path) -> VocPage:
     try:
         parser = ElementTree.XMLParser(target=_RefuseDoctype())
         page = ElementTree.fromstring(path.read_bytes(), parser)
+        if page.tag != "annotation":
+            raise ValueError(f"it begins with <{page.tag}>, not with <annotation>")
         objects = [_read_object(each) for each in page.iter("object")]
         size = _read_size(page)
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # LookupError: its encoding
         raise ValueError(f"{path} is no VOC annotation: {error}") from error
     return VocPage(path, page.findtext("filename"), size, objects)
 
@@ -52,16 +62,34 @@ def read_page(path: Path) -> VocPage:
 def _read_size(page: ElementTree.Element) -> tuple[int, int] | None:
     if page.find("size") is None:
         return None
-    height, width = (int(_number(page, f"size/{edge}")) for edge in ("height", "width"))
+    height, width = (_pixels(page, f"size/{edge}") for edge in ("height", "width"))
+    if height * width >= _MOST_PIXELS:
+        raise ValueError(f"its <size> is {height:.3g} x {width:.3g} pixels (height x width)")
     return (height, width) if height > 0 and width > 0 else None
+
+
+def _pixels(page: ElementTree.Element, tag: str) -> int:
+    number = _number(page, tag)
+    if number % 1:
+        raise ValueError(f"<{tag}> must be a whole number of pixels, but is {number:g}")
+    return int(number)
 
 
 def _read_object(entry: ElementTree.Element) -> VocObject:
     name = _text(entry, "name")
+    boxes = len(entry.findall("bndbox"))
+    if boxes > 1:
+        raise ValueError(f"<{entry.tag}> has {boxes} <bndbox>; make an object of each")
     x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-    difficult = entry.findtext("difficult")
     box = (x1 - 1, y1 - 1, _extent(x1, x2), _extent(y1, y2))
-    return VocObject(name, box, difficult is not None and difficult.strip() == "1")
+    return VocObject(name, box, _is_difficult(entry))
+
+
+def _is_difficult(entry: ElementTree.Element) -> bool:
+    text = (entry.findtext("difficult") or "").strip()
+    if text.lower() not in _FLAGS:
+        raise ValueError(f"<difficult> of <{entry.tag}> must be 0 or 1, but is {text!r:.80}")
+    return _FLAGS[text.lower()]
 
 
 def _extent(first: float, last: float) -> float:
@@ -82,10 +110,7 @@ def _text(entry: ElementTree.Element, tag: str) -> str:
 
 def _number(entry: ElementTree.Element, tag: str) -> float:
     text = _text(entry, tag)
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = read_number(text)
     if not math.isfinite(number):
-        raise ValueError(f"<{tag}> of <{entry.tag}> must be a number, but is {text!r}")
+        raise ValueError(f"<{tag}> of <{entry.tag}> must be a number, but is {excerpt(text)}")
     return number

@@ -13,14 +13,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from detengine.data.annotations import FEW, FoundImages, pack_annotations, raise_if_twice
-from detengine.data.folder_listing import IMAGE_SUFFIXES, NOT_LABELS
+from detengine.data.annotations import (
+    FEW,
+    FoundImages,
+    named_categories,
+    pack_annotations,
+    raise_if_twice,
+)
+from detengine.data.decimals import read_number
+from detengine.data.folder_listing import IMAGE_SUFFIXES, NOT_LABELS, walk_once
 from detengine.data.images import read_size
+from detengine.data.lists import is_file, read_list
 from detengine.data.object_columns import FoundObject
 from detengine.data.segmentation import encode_polygons
-from detengine.structures.categories import Categories
 from detengine.structures.ground_truth import GroundTruth
 from detengine.structures.rle import decode_counts
+from detengine.untrusted.excerpt import excerpt
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +61,8 @@ def load_yolo(
         )
     raise_if_twice(images, "image", file_names)
     places = [labels_of(folder, file_name, labels) for file_name in file_names]
-    _raise_if_none_is_there(images, labels, places, name)
+    raise_if_no_labels(images, labels, places, name)
+    _tell_what_is_missing(labels, places, name)
     sizes = [read_size(folder / file_name) for file_name in file_names]
     read = [
         (index, each)
@@ -65,7 +74,7 @@ def load_yolo(
         for number, (index, each) in enumerate(read, start=1)
     ]
     found = FoundImages(range(1, len(file_names) + 1), file_names, sizes)
-    categories = Categories(tuple(classes), tuple(range(len(classes))))
+    categories = named_categories(f"data set {name!r}", classes, range(len(classes)))
     return pack_annotations(images, categories, found, objects), folder
 
 
@@ -73,7 +82,7 @@ def images_in(folder: Path) -> list[str]:
     """All images in a folder and the folders in it, relative to it, by name."""
     found = [
         (Path(place) / name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder, followlinks=True)
+        for place, names in walk_once(folder, with_hidden=True)
         for name in names
         if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
     ]
@@ -86,10 +95,9 @@ def _listed_images(path: Path, name: str) -> list[str]:
             f"data set {name!r} has no list of images: {path} does not exist. "
             "Correct its IMAGES, or DATASETS.ROOT."
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
-    listed = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    listed = read_list(path)
     for number, line in listed:
-        if not (path.parent / line).is_file():
+        if not is_file(path.parent / line):
             raise FileNotFoundError(
                 f"{path}:{number} names {line!r}, but there is no file {path.parent / line}. Paths "
                 "start at the folder of the list."
@@ -108,16 +116,20 @@ def labels_of(folder: Path, file_name: str, labels: Path | None) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _raise_if_none_is_there(
+def raise_if_no_labels(
     images: Path, labels: Path | None, places: Sequence[Path], name: str
 ) -> None:
-    missing = [place for place in places if not place.is_file()]
-    if len(missing) == len(places):
+    """Raise FileNotFoundError if no image has a label file. places: where they are looked for."""
+    if not any(place.is_file() for place in places):
         where = f"in {labels}" if labels is not None else f"such as {places[0]}"
         raise FileNotFoundError(
             f"none of the {len(places)} images of data set {name!r} ({images}) has a label file "
             f"{where}: at least one is expected, named like its image. Correct its LABELS."
         )
+
+
+def _tell_what_is_missing(labels: Path | None, places: Sequence[Path], name: str) -> None:
+    missing = [place for place in places if not place.is_file()]
     if missing:
         logger.info(
             "%s: %d of %d images have no label file, and count as images without objects: %s%s",
@@ -152,18 +164,29 @@ class YoloObject(NamedTuple):
 
 
 def _read_labels(path: Path, size: tuple[int, int], classes: Sequence[str]) -> Iterator[YoloObject]:
-    if not path.is_file():
-        return
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text, but must hold a line for each object") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(label_lines(path), start=1):
         if line.strip():
             try:
                 yield read_line(line.split(), size, classes)
             except ValueError as error:
                 raise ValueError(f"{path}:{number}: {error}") from error
+
+
+def label_lines(path: Path) -> list[str]:
+    """The lines of an image's labels; none where no such file is there.
+
+    Raises ValueError, naming the file, for what is no text, or no file but there all the same.
+    """
+    if not path.is_file():
+        if not os.path.lexists(path):
+            return []
+        raise ValueError(f"{path} is no file, but must hold a line for each object. Take it away.")
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text, but must hold a line for each object. Write it anew."
+        ) from error
 
 
 def read_line(words: Sequence[str], size: tuple[int, int], classes: Sequence[str]) -> YoloObject:
@@ -178,7 +201,7 @@ def read_line(words: Sequence[str], size: tuple[int, int], classes: Sequence[str
         centre_x, centre_y, wide, high = numbers
         if wide < 0 or high < 0:
             raise ValueError(
-                f"the box {' '.join(words[1:])} has a negative size; expected cx cy w h"
+                f"the box {' '.join(words[1:]):.80} has a negative size; expected cx cy w h"
             )
         box = ((centre_x - wide / 2) * width, (centre_y - high / 2) * height)
         extent = (wide * width, high * height)
@@ -200,10 +223,12 @@ def read_line(words: Sequence[str], size: tuple[int, int], classes: Sequence[str
 def _read_class(word: str, classes: Sequence[str]) -> int:
     number = _number(word)
     if number != int(number):
-        raise ValueError(f"the class {word!r} is no whole number; expected 0 to {len(classes) - 1}")
+        raise ValueError(
+            f"the class {excerpt(word)} is no whole number; expected 0 to {len(classes) - 1}"
+        )
     if not 0 <= number < len(classes):
         raise ValueError(
-            f"the class {word} is none of the {len(classes)} that there are: 0 to "
+            f"the class {word:.80} is none of the {len(classes)} that there are: 0 to "
             f"{len(classes) - 1} ({', '.join(classes[:FEW])}{', ...' if len(classes) > FEW else ''}"
             "). Add its name to the classes (names in data.yaml), or correct the line."
         )
@@ -214,19 +239,16 @@ def _read_fraction(word: str) -> float:
     number = _number(word)
     if not -_BEYOND <= number <= 1 + _BEYOND:
         raise ValueError(
-            f"{word} is not between 0 and 1; expected fractions of the picture's width and height. "
-            "Are these pixels? Divide x by the width, y by the height."
+            f"{word:.80} is not between 0 and 1; expected fractions of the picture's width and "
+            "height. Are these pixels? Divide x by the width, y by the height."
         )
     return number
 
 
 def _number(word: str) -> float:
-    try:
-        number = float(word)
-    except ValueError:
-        number = math.nan
+    number = read_number(word)
     if not math.isfinite(number):
         raise ValueError(
-            f"{word!r} is no number; expected a class and fractions, such as 0 0.5 0.5"
+            f"{excerpt(word)} is no number; expected a class and fractions, such as 0 0.5 0.5"
         )
     return number

@@ -5,15 +5,19 @@ Three kinds of number stand for a class or an image, and are never mixed: `image
 Labels and category ids are translated by the class's name, never by its position.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's control characters, halves of surrogates, and separators of lines and paragraphs."""
 
 
 @dataclass(frozen=True)
 class Categories:
     """A data set's classes: `names[i]` has the category id `ids[i]`.
 
-    Raises ValueError if a name or an id stands twice.
+    Raises ValueError if a name or an id stands twice, or a name is none.
     """
 
     names: tuple[str, ...]
@@ -22,6 +26,8 @@ class Categories:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.ids):
             raise ValueError(f"{len(self.names)} class names for {len(self.ids)} category ids")
+        for name in self.names:
+            raise_if_no_class_name(name)
         for kind, values in (("class name", self.names), ("category id", self.ids)):
             doubled = sorted({str(value) for value in values if values.count(value) > 1})
             if doubled:
@@ -46,6 +52,21 @@ class Categories:
             for name, category_id in zip(self.names, self.ids, strict=True)
             if name in label_of_name
         }
+
+
+def raise_if_no_class_name(name: str, source: object = None) -> None:
+    """Raise ValueError for a class name that is blank, or breaks the lines of tables and logs.
+
+    source: what it stands in, for the message.
+    """
+    where = "" if source is None else f"{source}: "
+    if not name.strip():
+        raise ValueError(f"{where}the class name {name!r} is blank. Give the class a name.")
+    if not name.isprintable() and any(unicodedata.category(each) in _UNSEEN for each in name):
+        raise ValueError(
+            f"{where}the class name {name!r:.100} has a line break or another control character. "
+            "Rename the class."
+        )
 
 
 def merge_class_names(categories: Sequence[Categories]) -> tuple[str, ...]:

@@ -69,8 +69,9 @@ def encode_counts(counts: Runs) -> bytes:
     Raises ValueError if a run is negative or beyond 32 bits.
     """
     counts = np.asarray(counts, dtype=np.int64)
-    if len(counts) and (int(counts.min()) < 0 or int(counts.max()) >= 1 << 32):
-        raise ValueError(f"a run length must be 0 to 2**32 - 1, but the runs are {counts}")
+    impossible = counts[(counts < 0) | (counts >= 1 << 32)]
+    if len(impossible):
+        raise ValueError(f"a run length must be 0 to 2**32 - 1, but one is {impossible[0]}")
     return encode_many(counts, np.array([0, len(counts)]))[0]
 
 
