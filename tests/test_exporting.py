@@ -21,8 +21,16 @@ from detengine.loading import LoadedModel, load_model
 from detengine.modeling.build import build_detection_model
 from detengine.structures.prediction import Prediction
 from detengine.structures.rle import RLE, decode_counts
-from modeling.exportable_models import C4, PREDECESSOR, RETINANET, SMALL, speaking_up
+from modeling.exportable_models import (
+    C4,
+    PREDECESSOR,
+    RETINANET,
+    SMALL,
+    needs_exporter,
+    speaking_up,
+)
 
+pytestmark = needs_exporter
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
 CLASSES = ("cell", 'a "quoted" name', "Zelle ü")
 SIZE = (96, 140)

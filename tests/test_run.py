@@ -107,6 +107,7 @@ def test_everything_that_is_promised_lies_in_the_output_folder(trained: Trained)
     }
     assert files == {
         "config.yaml",
+        "config.yaml.sha256",
         "inference/shapes_val/bbox.json",
         "inference/shapes_val/segm.json",
         "inference/shapes_val/predictions.pth",

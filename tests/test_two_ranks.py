@@ -40,6 +40,7 @@ def test_two_ranks_write_one_set_of_files(folder: Path) -> None:
         *(f"{name}.sha256" for name in checkpoints),
         "last_checkpoint",
         "config.yaml",
+        "config.yaml.sha256",
         "environment.json",
         "report.html",
         "log.txt",

@@ -215,7 +215,7 @@ def test_a_test_set_with_classes_that_are_not_trained(
                 *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "1024"),
                 *("MODEL.RESNETS.BACKBONE_OUT_CHANNELS", "1024"),
             ],
-            ["allocate", "The memory is not enough", "SOLVER.ACCUMULATE", "the model smaller"],
+            ["the memory is not enough", "allocate", "SOLVER.ACCUMULATE", "the model smaller"],
         ),
     ],
 )

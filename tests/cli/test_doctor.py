@@ -68,16 +68,16 @@ def test_the_file_has_what_was_printed(
     assert content["dry_run"] is None
 
 
-def test_a_class_name_cannot_break_the_table_or_command_the_terminal(
+def test_a_class_name_that_turns_the_line_around_is_shown_by_escapes(
     detengine: Command, config: Path
 ) -> None:
     for split in ("train", "val"):
         path = config.with_name(f"{split}.json")
-        path.write_text(path.read_text().replace('"disc"', '"di\\nsc\\u001b[31m"'))
+        path.write_text(path.read_text().replace('"disc"', '"di\\u202esc"'))
     finished = detengine("doctor", "-c", config, "--no-model")
-    assert "\x1b" not in finished.out + finished.err
+    assert "\u202e" not in finished.out + finished.err
     lines = [line.split() for line in finished.out.splitlines()]
-    assert [r"di\nsc\x1b[31m", "4", "3"] in lines
+    assert [r"di\u202esc", "4", "3"] in lines
 
 
 @pytest.mark.parametrize(

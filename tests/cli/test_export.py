@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from modeling.exportable_models import needs_exporter
+
 Command = Callable[..., Any]
 
 
+@needs_exporter
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -42,6 +45,7 @@ def test_a_second_picture_behind_one_check_is_explained(
     assert "write --check before each" in " ".join(finished.err.replace("│", " ").split())
 
 
+@needs_exporter
 @pytest.mark.slow
 def test_a_run_is_exported_and_the_comparison_printed(
     detengine: Command, finished_run: Path, tmp_path: Path

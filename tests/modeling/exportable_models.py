@@ -1,7 +1,15 @@
 """Settings of small models of each kind, and random weights that detect something."""
 
+import pytest
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
+
+from detengine.modeling.export_onnx import TORCH
+
+needs_exporter = pytest.mark.skipif(
+    TorchVersion(torch.__version__) < TORCH, reason=f"an export to ONNX needs torch {TORCH}"
+)
 
 SMALL = {
     "MODEL.BACKBONE.CONV_BODY": "R-18-FPN",

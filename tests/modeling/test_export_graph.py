@@ -10,7 +10,7 @@ from detengine.config.schema import Config
 from detengine.exporting import cut_of
 from detengine.modeling.build import build_detection_model
 from detengine.modeling.export_agreement import Agreement
-from detengine.modeling.export_onnx import make_exportable
+from detengine.modeling.export_onnx import TORCH, make_exportable, raise_if_torch_too_old
 from modeling.exportable_models import (
     ARITHMETIC,
     C4,
@@ -96,3 +96,18 @@ def test_deformable_convolutions_are_refused_with_their_key(
 def test_a_foreign_model_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear; exported are"):
         make_exportable(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("version", ["2.6.0+cu124", "2.8.1"])
+def test_a_torch_whose_exporter_cannot_is_refused_with_the_one_that_can(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(ImportError, match=rf"needs torch {TORCH} or newer, but {version[:5]}"):
+        raise_if_torch_too_old()
+
+
+def test_one_that_can_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (f"{TORCH}.0", "2.14.1+cu130", "3.0"):
+        monkeypatch.setattr(torch, "__version__", version)
+        raise_if_torch_too_old()

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from detengine.modeling.fixed_sampling import draw_balanced, match_all, pad_trut
 from detengine.modeling.matching import RoISamples, match_boxes, sample_balanced
 from detengine.modeling.poolers import Pooler, to_rois
 from detengine.modeling.suppression import survivors
+from modeling.triton_marks import needs_triton, needs_triton_compiler
 
 STATIC = {"MODEL.STATIC_SHAPES": "True"}
 KEYPOINTS = {
@@ -25,7 +25,6 @@ KEYPOINTS = {
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_SCALES": "[0.25, 0.125, 0.0625]",
 }
 KERNEL = "detengine.modeling.suppression_triton"
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 
 
 def random_boxes(count: int, side: float) -> Tensor:
@@ -292,7 +291,7 @@ def test_the_kernels_suppress_what_torchvisions_nms_does(monkeypatch, count):
     del sys.modules[KERNEL]
 
 
-@needs_triton
+@needs_triton_compiler
 def test_the_kernels_compile_for_hopper_without_a_device():
     import triton
     from triton.backends.compiler import GPUTarget
@@ -301,13 +300,12 @@ def test_the_kernels_compile_for_hopper_without_a_device():
     kernels, target = importlib.import_module(KERNEL), GPUTarget("cuda", 90, 32)
     numbers = {"count": "i32", "words": "i32"}
     arguments = {"boxes": "*fp32", "suppressed": "*i64", **numbers, "threshold": "fp32"}
-    source = ASTSource(kernels._compare, {**arguments, "WORD": "constexpr"}, {"WORD": 64})
-    assert "ptx" in triton.compile(source, target=target).asm
+    source = ASTSource(kernels._compare, arguments, {"WORD": 64})
+    options = {"enable_fp_fusion": True}
+    assert "ptx" in triton.compile(source, target=target, options=options).asm
     arguments = {"suppressed": "*i64", "stays": "*i1", **numbers}
-    constants = {"WORDS": 32, "WORD": 64}
-    signature = arguments | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(kernels._gather, signature, constants)
-    assert "ptx" in triton.compile(source, target=target, options={"num_warps": 1}).asm
+    source = ASTSource(kernels._gather, arguments, {"WORDS": 32, "WORD": 64})
+    assert "ptx" in triton.compile(source, target=target, options=options | {"num_warps": 1}).asm
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,12 @@ class Run:
         signal_at: tuple[str, int] | None = None,
         to_group: bool = False,
         environment: dict[str, str] | None = None,
+        memory_at: tuple[str, int] | None = None,
         read_images: Path | None = None,
     ) -> Process:
         """scored: score, instead of --skip-test. signal_at: the pattern of a log line, and what
-        the process, or with to_group the group, is sent there.
+        the process, or with to_group the group, is sent there. memory_at: the pattern, and how
+        many bytes more than it has there the process may have.
         """
         at = signal_at and {"pattern": signal_at[0], "signal": signal_at[1], "group": to_group}
         return self.server.start(
@@ -87,6 +89,7 @@ class Run:
             output=str(self.output_path),
             environment=environment or {},
             signal_at=at,
+            memory_at=memory_at,
             read_images=str(read_images or ""),
         )
 
@@ -112,6 +115,11 @@ class Run:
             )
             for rank, environment in enumerate(environments_of_ranks(count))
         ]
+
+    @staticmethod
+    def environments(count: int) -> list[dict[str, str]]:
+        """What so many ranks are told by their launcher, for `start`."""
+        return environments_of_ranks(count)
 
     def train_ranks(self, count: int, **how: Any) -> list[int]:
         """The exit code of each rank."""

@@ -67,9 +67,10 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("damage", [_truncate, _empty, _flip_a_bit, Path.unlink])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(
-    damage: Any, killed: Any, unbroken: Any, differences: Any
+    damage: Any, killed: Any, unbroken: Any, differences: Any, record_fault: Any
 ) -> None:
     damage(killed.folder / "model_0000015.pth")
     assert killed.train(resume=True) == 0, killed.output()
@@ -77,6 +78,35 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(
     assert any("model_0000015.pth" in line for line in warnings), warnings
     assert "10 of 40 iterations are done" in killed.log()
     assert differences(killed, unbroken()) == []
+    record_fault(
+        "Damage",
+        f"the newest checkpoint of a killed run, {damage.__name__.strip('_').replace('_', ' ')}",
+        made="its file is changed between the kill and --resume",
+        promised="named; the run goes on from the one before and ends bit-identical",
+        tried="one run of 40 iterations",
+        happened="bit-identical to an unbroken run",
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", [_truncate, Path.unlink])
+def test_a_finished_run_whose_last_checkpoint_is_damaged_gets_it_again(
+    damage: Any, new_run: Any, unbroken: Any, differences: Any, record_fault: Any
+) -> None:
+    run = new_run()
+    assert run.train() == 0, run.output()
+    damage(run.folder / "model_final.pth")
+    assert run.train(resume=True) == 0, run.output()
+    assert differences(run, unbroken()) == []
+    assert run.last_checkpoint() == "model_final.pth"
+    record_fault(
+        "Damage",
+        f"model_final.pth of a finished run, {damage.__name__.strip('_')}",
+        made="its file is changed before --resume",
+        promised="it is written again, bit-identical",
+        tried="one run",
+        happened="written again",
+    )
 
 
 def test_the_newest_checkpoints_are_kept_also_over_a_kill(
@@ -88,7 +118,8 @@ def test_the_newest_checkpoints_are_kept_also_over_a_kill(
     assert run.train(resume=True) == 0, run.output()
     kept = {"model_0000035.pth", "model_0000040.pth", "model_final.pth"}
     assert run.checkpoints() == kept
-    assert {path.name for path in run.folder.glob("*.sha256")} == {f"{k}.sha256" for k in kept}
+    checksums = {path.name for path in run.folder.glob("*.sha256")}
+    assert checksums == {f"{name}.sha256" for name in (*kept, "config.yaml")}
     assert differences(run, unbroken()) == []
 
 

@@ -4,8 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
+from random import Random
 from signal import SIGKILL, SIGTERM, SIGUSR1
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch.distributed as dist
 
 import detengine
 from detengine.checkpoint.files import load_file
+from kills import PARTING_SECONDS, PHASES, in_words, kill_again_and_again, scores_differ
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()),
@@ -21,6 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 STOPPED = 75
+BEST = {"SOLVER.BEST_METRIC": "bbox/AP"}
 AVERAGED = {"SOLVER.EMA_DECAY": 0.9, "SOLVER.EMA_WARMUP_ITERS": 30}
 SCORED = {
     "SOLVER.MAX_ITER": 20,
@@ -30,13 +35,41 @@ SCORED = {
 }
 
 
-def test_two_ranks_killed_and_resumed_end_the_same(
-    new_run: Any, unbroken: Any, differences: Any
+@pytest.mark.faults
+@pytest.mark.endurance
+@pytest.mark.timeout(1800)
+def test_two_ranks_killed_one_or_both_at_random_moments_end_the_same(
+    new_run: Any,
+    unbroken: Any,
+    differences: Any,
+    times: Callable[[int, int], int],
+    record_fault: Callable[..., None],
 ) -> None:
-    run = new_run(AVERAGED)
-    assert run.train_ranks(2, signal_at=("iter: 17 ", SIGKILL)) == [-SIGKILL] * 2
-    assert run.train_ranks(2, resume=True) == [0, 0], run.output()
-    assert differences(run, unbroken(AVERAGED, ranks=2)) == []
+    """The one that is left ends by itself, within kills.PARTING_SECONDS."""
+    stories, kills = times(1, 4), times(2, 8)
+    phases: Counter[str] = Counter()
+    for number in range(stories):
+        settings, scored = (AVERAGED, False) if number % 2 else (SCORED | AVERAGED | BEST, True)
+        moments = Random(number)
+        aims = [each for each in PHASES if scored or each not in ("scoring", "reporting")]
+        moments.shuffle(aims)
+        expected, run = unbroken(settings, scored=scored, ranks=2), new_run(settings)
+        phases += kill_again_and_again(
+            run, list(islice(cycle(aims), kills)), moments,
+            seconds=expected.seconds, ranks=2, scored=scored,
+        )  # fmt: skip
+        assert differences(run, expected) == []
+        assert not scored or scores_differ(run, expected) == []
+    record_fault(
+        "Crashes",
+        "one of two ranks is killed, or both",
+        made="`kill -9` of a rank, or of both, at random moments and when a file is half written, "
+        "again and again in the same run",
+        promised="the other ends by itself; resumed, the run ends as if nothing had been killed",
+        tried=in_words(phases),
+        happened=f"all {stories} runs: the same weights, states, losses, scores and predictions, "
+        f"bit for bit; whoever was left ended within {PARTING_SECONDS:.0f} s",
+    )
 
 
 def test_one_rank_goes_on_from_two_with_the_same_samples_in_the_same_order(

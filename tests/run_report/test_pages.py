@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
+from detengine.config.load import load_config
 from detengine.run_report.reporting import write_comparison, write_report
+from detengine.showing import Choice
+from detengine.showing import show as show_samples
+from fault_record import Record
+from faults.hostile_data import CLASSES, FILES, write_hostile_data
 from report_runs import EVIL, SECTIONS, make_config, write_evil_run, write_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -96,13 +101,40 @@ def test_a_page_is_whole_at_the_width_of_a_phone_and_of_a_desk(
     assert linked == sections
 
 
+@pytest.mark.faults
 def test_names_that_are_markup_are_text_in_the_browser(
-    browser: Any, pages: dict[str, Path]
+    browser: Any, pages: dict[str, Path], tiny_config: Path, tmp_path: Path, record_fault: Record
 ) -> None:
     show(browser, pages["evil"], width=1280)
     assert EVIL in browser.execute_script("return document.body.innerText")
     assert browser.execute_script("return document.title") == "<i>run"
     assert_whole(browser, width=1280)
+    show(browser, pages["evil compared"], width=1280)
+    assert "<i>run" in browser.execute_script("return document.body.innerText")
+    assert_whole(browser, width=1280)
+    config = write_hostile_data(tmp_path / "data")
+    samples = show_samples(load_config(config), "hostile", Choice(), tmp_path / "out")
+    show(browser, samples, width=1280)
+    seen = browser.execute_script("return document.body.innerText")
+    assert [name for name in (*CLASSES, *FILES) if name not in seen] == []
+    assert browser.execute_script("return document.scripts.length") == 0
+    assert browser.execute_script("return document.title") == "hostile"
+    # the second line: what gets into a page nevertheless does not run
+    broken = tmp_path / "broken.html"
+    scripts = "<script>document.title = 'ran'</script><img src=x onerror=\"document.title='ran'\">"
+    page = pages["evil"].read_text()
+    broken.write_text(page.replace("<main>", f"<main>{scripts}"))
+    browser.get(broken.as_uri())
+    assert browser.execute_script("return document.title") == "<i>run"
+    record_fault(
+        "Security",
+        "names that are markup, in pages",
+        made="scripts, handlers, closing tags and templates as the names of classes, files, data "
+        "sets, losses and runs, in log lines, errors and commands; Chromium, without a network",
+        promised="they are text; what gets into a page nevertheless does not run",
+        tried="a report, a comparison, a page of samples; one with a script put into it",
+        happened="all text; 0 scripts but the page's own, 0 requests",
+    )
 
 
 def test_a_chart_that_is_pointed_at_shows_its_values(browser: Any, pages: dict[str, Path]) -> None:
