@@ -23,7 +23,8 @@ _OF_A_MACHINE = (
     "DATALOADER.NUM_WORKERS",
     "MODEL.WEIGHT",
 )
-"""Where things are, and what a machine can do. What is there is compared by itself."""
+"""Where things are, and what a machine can do. Data are compared by themselves, and so are weights
+in an evaluation; in a training all ranks get those of rank 0."""
 
 
 def raise_if_given_otherwise(cfg: Config, **options: bool) -> None:
@@ -31,6 +32,8 @@ def raise_if_given_otherwise(cfg: Config, **options: bool) -> None:
 
     options: of the command line, by their names.
     """
+    if not is_distributed():
+        return
     given = flattened(cfg.model_dump(mode="json"))
     raise_if_ranks_differ(
         {

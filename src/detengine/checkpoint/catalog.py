@@ -28,6 +28,8 @@ from detengine.checkpoint.published import (
     digits_in,
     find_published,
 )
+from detengine.disk.checksums import sha256_of
+from detengine.disk.writing import naming, write_text
 from detengine.distributed import comm
 from detengine.untrusted.addresses import without_secrets
 
@@ -211,7 +213,7 @@ def _raise_if_checksum_differs(place: Path, source: Source) -> None:
         known.extend(record.read_text().split()[:1])
     if not any(known):
         return
-    found = _sha256(place)
+    found = sha256_of(place)
     for expected in known:
         if not found.startswith(expected):
             verb = "is" if len(expected) == _SHA256_DIGITS else "begins with"
@@ -220,11 +222,6 @@ def _raise_if_checksum_differs(place: Path, source: Source) -> None:
                 f"that of {source.shown} {verb} {expected}. Delete the file to "
                 f"have it downloaded again.{_DIGITS_HINT * (verb != 'is')}"
             )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(source: Source, place: Path, looked_in: list[Path]) -> None:
@@ -243,7 +240,7 @@ def _fetch(source: Source, place: Path, looked_in: list[Path]) -> None:
             told = download(source.address, aside)
         except (OSError, ValueError, HTTPException) as error:  # HTTPError is an OSError
             raise OSError(_cannot_fetch(source, place, looked_in, error)) from error
-        found, expected = _sha256(aside), source.sha256 or told
+        found, expected = sha256_of(aside), source.sha256 or told
         if expected is None:
             _logger.info("no checksum of %s is known; from now on it is %s", shown, found)
         elif not found.startswith(expected):
@@ -253,9 +250,10 @@ def _fetch(source: Source, place: Path, looked_in: list[Path]) -> None:
                 + _DIGITS_HINT
                 * (len(expected) < _SHA256_DIGITS)
             )
-        _beside(place, ".sha256").write_text(f"{found}  {place.name}\n")
-        _beside(place, ".address").write_text(f"{shown}\n")
-        aside.replace(place)
+        write_text(_beside(place, ".sha256"), f"{found}  {place.name}\n")
+        write_text(_beside(place, ".address"), f"{shown}\n")
+        with naming(place):
+            aside.replace(place)
 
 
 @contextmanager

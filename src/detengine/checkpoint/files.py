@@ -148,6 +148,8 @@ def raise_if_part_differs(path: Path) -> None:
         try:
             damaged = archive.testzip()
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             damaged = f"of which is said: {error}"
     if damaged is not None:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -45,7 +46,8 @@ def rescore_predictions(
             output_folder=output_dir,
         )
     except ExpectedResultsError as error:
-        typer.echo(printable(f"error: {error}"), err=True)
+        with suppress(OSError):  # nobody may be there to read it
+            typer.echo(printable(f"error: {error}"), err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
 
 

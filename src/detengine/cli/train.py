@@ -32,7 +32,8 @@ def train_and_end(cfg: Config, *, resume: bool, skip_test: bool) -> None:
         result = train(cfg, resume=resume, skip_test=skip_test)
     except ExpectedResultsError as error:
         if not is_said_by_another(error, str(error)):
-            typer.echo(printable(f"error: {error}"), err=True)
+            with suppress(OSError):  # nobody may be there to read it
+                typer.echo(printable(f"error: {error}"), err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error
     stop_distributed()
     if not result.finished:
@@ -57,5 +58,6 @@ def evaluate_from_file(
         stop_distributed()
     except ExpectedResultsError as error:
         if not is_said_by_another(error, str(error)):
-            typer.echo(printable(f"error: {error}"), err=True)
+            with suppress(OSError):  # nobody may be there to read it
+                typer.echo(printable(f"error: {error}"), err=True)
         raise typer.Exit(EXIT_EXPECTATION_MISSED) from error

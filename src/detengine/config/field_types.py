@@ -57,6 +57,8 @@ def value_of_text(value: Any) -> Any:
 def _yaml_value(text: str) -> Any:
     try:
         return text if why_unfit(text) else yaml.safe_load(text)
+    except MemoryError:
+        raise
     except Exception:  # PyYAML raises anything for what is no date, no number, no switch
         return text
 

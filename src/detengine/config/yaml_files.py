@@ -152,7 +152,7 @@ def parse_mapping(text: str, source: str, *, trusted: bool = True) -> dict[str, 
             values = _values_of(loader)
         finally:
             loader.dispose()
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
     except RecursionError:
         raise ConfigError(_TOO_DEEP.format(source)) from None

@@ -183,8 +183,12 @@ def masks_without_a_pixel(truth: GroundTruth) -> torch.Tensor:
     if truth.masks is None:
         return found
     lengths = truth.masks.offsets.diff()
+    is_nothing: dict[bytes, bool] = {}  # there are many masks and few such texts
     for position in ((lengths > 0) & (lengths <= _LONGEST_OF_NOTHING)).nonzero()[:, 0].tolist():
-        found[position] = not decode_counts(truth.masks[position])[1::2].any()
+        text = truth.masks[position]
+        if text not in is_nothing:
+            is_nothing[text] = not decode_counts(text)[1::2].any()
+        found[position] = is_nothing[text]
     return found
 
 

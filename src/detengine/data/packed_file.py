@@ -118,6 +118,8 @@ def map_packed(path: Path, is_wanted: Callable[[dict[str, Any]], bool]) -> Groun
         raise NotPackedError(f"{path} is damaged: its checksum is not its content's")
     try:
         return _read_content(data[_PREFIX.size : stop], data[stop:], is_wanted)
+    except MemoryError:
+        raise
     except Exception as error:  # its sum is right, and so it was made by somebody else
         raise NotPackedError(f"{path} is not as it is written here: {error!r:.200}") from error
 

@@ -38,10 +38,12 @@ def find_yolo(listing: Listing, passed_over: list[str]) -> FoundData | None:
 
 
 def _read_yaml(listing: Listing, path: str, passed_over: list[str]) -> Mapping[str, Any] | None:
+    text = listing.path(path).read_bytes()
     try:
-        text = listing.path(path).read_bytes()
         _raise_if_unfit(text)
         values = yaml.safe_load(text)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever strange text makes PyYAML raise
         if posixpath.basename(path) in ("data.yaml", "dataset.yaml"):
             raise ValueError(f"{listing.path(path)} is no valid YAML: {error}") from error

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from detengine.distributed.out_of_memory import start_thread
+
 _NOTHING = -1
 _SECONDS_TO_DIE = 2.0
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -29,15 +31,22 @@ _DEAD = re.compile(
 """What torch says, from the loop over the loader or from its handler of SIGCHLD."""
 _LONGEST_FOLDER_OF_SOCKETS = 107 - len("/listener-12345678")
 """Bytes: a socket's path may have 107, and this is what Python calls one."""
-REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+REQUESTS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)  # Windows has two of them
+)
 """The signals that ask a run to stop, which are the main process's."""
 _FILE = re.compile(r"\((.*)\)")
 """A sample's file in its name."""
 _FEWER = "lower DATALOADER.NUM_WORKERS, SOLVER.IMS_PER_BATCH or the size of the images"
+_CURES_BY_NAME = {
+    "SIGKILL": f"If the memory was not enough (the system's log says so), {_FEWER}.",
+    "SIGBUS": f"Make /dev/shm larger (docker run --shm-size), or {_FEWER}; else that file was cut "
+    "short while it was read.",
+}
 _CURES: dict[int, str] = {
-    signal.SIGKILL: f"If the memory was not enough (the system's log says so), {_FEWER}.",
-    signal.SIGBUS: f"Make /dev/shm larger (docker run --shm-size), or {_FEWER}; else that file was "
-    "cut short while it was read.",
+    getattr(signal, name): cure for name, cure in _CURES_BY_NAME.items() if hasattr(signal, name)
 }
 _CURE_OF_SIGNAL = "Look at that image, and at what reads it: a library has crashed over it."
 _CURE_OF_EXIT = "Look at what reads and transforms the images: it has ended its process."
@@ -117,8 +126,7 @@ class ObservedData(Dataset[Any]):
         leave_signals_to_the_main_process(worker_id)
         parent = multiprocessing.parent_process()
         if parent is not None:
-            watch = threading.Thread(target=_end_after, args=(parent.pid,), daemon=True)
-            watch.start()
+            start_thread(threading.Thread(target=_end_after, args=(parent.pid,), daemon=True))
 
     def process_ids(self) -> set[int]:
         """Those of the loading processes that have started."""

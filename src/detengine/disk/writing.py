@@ -124,7 +124,7 @@ def _is_of_writing(error: RuntimeError) -> bool:
     """Whether torch says by it that it could not write a file."""
     text = str(error)
     says_so = "PytorchStreamWriter" in text or "inline_container" in text
-    return says_so or _system_error_in(error) is not None
+    return says_so or isinstance(error.__context__, OSError)
 
 
 def _system_error_in(error: BaseException) -> OSError | None:

@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import signal
-import sys
 import threading
 import time
 
@@ -13,8 +12,8 @@ from detengine.distributed.report import (
     PeerFailedError,
     message_of,
     note_who_says,
+    say,
     tell_launcher,
-    with_rank,
 )
 
 logger = logging.getLogger("detengine.distributed")
@@ -71,7 +70,7 @@ def fail_together(board: NoticeBoard, error: BaseException) -> BaseException:
     message = message_of(error)
     if not isinstance(error, Exception):  # an exit, of which nobody else says anything
         message = f"{type(error).__name__} {message}".strip()
-        print(with_rank(error, message), file=sys.stderr)
+        say(error, message)
     message = message or type(error).__name__
     logger.error("%s", message, extra=FILE_ONLY)
     tell_launcher(message)

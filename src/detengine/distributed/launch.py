@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from detengine.distributed.meeting import fresh_store
+from detengine.distributed.out_of_memory import is_out_of_memory
 from detengine.distributed.report import PeerFailedError
 
 _FROM_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -70,6 +71,8 @@ def start_distributed(device_setting: str, timeout_minutes: float | None = None)
                 device_id=device if on_gpu else None,
             )
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise _could_not_join(error) from error
     return device
 

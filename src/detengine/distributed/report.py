@@ -5,11 +5,14 @@ Nothing here imports torch before several ranks need it.
 
 import json
 import os
+import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from detengine.distributed.out_of_memory import describe, is_out_of_memory
+from detengine.untrusted.text import printable
 
 _SAID = "_detengine_is_said"
 _SECONDS = 1.0
@@ -67,6 +70,12 @@ def with_rank(error: BaseException, message: str) -> str:
     if not rank or isinstance(error, PeerFailedError):
         return f"error: {message}"
     return f"error on rank {rank}: {message}"
+
+
+def say(error: BaseException, message: str) -> None:
+    """Print the console's line of an error, where somebody may read it; never fails."""
+    with suppress(OSError, ValueError):
+        print(printable(with_rank(error, message)), file=sys.stderr, flush=True)
 
 
 def note_who_says(error: BaseException, *, another: bool) -> None:

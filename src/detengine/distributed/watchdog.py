@@ -14,7 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -30,7 +30,7 @@ from detengine.distributed.failure import (
     loss_of_the_store,
 )
 from detengine.distributed.out_of_memory import start_thread
-from detengine.distributed.report import PeerFailedError, tell_launcher, with_rank
+from detengine.distributed.report import PeerFailedError, say, tell_launcher
 from detengine.distributed.standstill import Position, Standing, describe_standstill
 
 logger = logging.getLogger("detengine.distributed")
@@ -217,7 +217,7 @@ class Watchdog:
         """End with code 1, when this rank's lines are out and its checkpoint is written."""
         logger.error("%s", failure, extra=FILE_ONLY)
         if failure.is_told:
-            print(with_rank(failure, str(failure)), file=sys.stderr)
+            say(failure, str(failure))
         tell_launcher(str(failure))
         deadline = time.monotonic() + WRITING_SECONDS
         for thread in threading.enumerate():
@@ -228,8 +228,9 @@ class Watchdog:
         for process in multiprocessing.active_children():
             process.kill()  # one that hangs, like a loader's, would outlive this one
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody may be there to read it
+                stream.flush()
         os._exit(1)
 
 

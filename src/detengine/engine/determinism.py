@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from detengine.distributed.report import PeerFailedError
+
 REFUSED = "does not have a deterministic implementation"
 """What torch says of an operator that it will not run."""
 
@@ -33,7 +35,7 @@ def deterministic(device: torch.device, *, enabled: bool) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if REFUSED not in str(error):
+        if isinstance(error, PeerFailedError) or REFUSED not in str(error):
             raise
         operator = str(error).partition(REFUSED)[0].strip()
         raise ValueError(

@@ -67,7 +67,9 @@ def raise_if_not_deterministic(
     is_asked_for = torch.are_deterministic_algorithms_enabled()
     if not is_asked_for or torch.is_deterministic_algorithms_warn_only_enabled():
         return
-    keys = next(iter(loader.batch_sampler))
+    keys = next(iter(loader.batch_sampler), None)
+    if keys is None:  # a finished run has no step left, on all ranks
+        return
     batch = Batch(*loader.collate_fn([loader.dataset[key] for key in keys])).to(device)
     found = find_nondeterministic(
         model, batch, precision, on_cuda=device.type == "cuda", scored=scored

@@ -94,6 +94,9 @@ class PeriodicScoring:
 
         Returns whether to train: False if the run is to stop, or has ended early, be it just now.
         """
+        is_done = arguments["iteration"] == max_iter
+        if is_done and self._checkpointer.resumed_from not in ("", FINAL):
+            self._checkpointer.save(FINAL, **arguments)  # the run ended before it was written
         had_ended = self._has_ended(arguments, max_iter)
         goes_on = not self.is_owed(arguments, max_iter) or self.run(arguments, max_iter)
         has_ended = self._has_ended(arguments, max_iter)

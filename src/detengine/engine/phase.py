@@ -56,7 +56,6 @@ _LOCALS = {
     "detengine.data.dataset:DetectionDataset.read_image": ("index", "path"),
 }
 """Where a batch, an iteration, an image or a loader stands, by the names of the locals."""
-"""Where a batch, an iteration or an image stands, by the names of the locals."""
 _IMAGES = {
     "detengine.engine.trainer:train_step": "batches",
     "detengine.engine.inference:compute_on_dataset": "images",

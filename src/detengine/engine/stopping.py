@@ -38,8 +38,11 @@ def stop_on_request(time_limit_minutes: float | None = None) -> Iterator[Callabl
         yield request.is_made
         return
     before = {number: signal.getsignal(number) for number in REQUESTS}
-    if before[signal.SIGHUP] == signal.SIG_IGN:
-        del before[signal.SIGHUP]
+    before = {
+        number: handler
+        for number, handler in before.items()
+        if handler != signal.SIG_IGN or number.name != "SIGHUP"
+    }
     owner = os.getpid()
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -103,8 +103,6 @@ def do_train(
     start_iter, max_iter = arguments["iteration"], number_of_iterations(data_loader, accumulate)
     scoring = PeriodicScoring(evaluate, eval_period, sinks, best_metric, checkpointer)
     start_time = time.perf_counter()
-    if start_iter == max_iter and checkpointer.resumed_from not in ("", FINAL):
-        checkpointer.save(FINAL, **arguments)  # the run ended before it was written
     if not scoring.catch_up(arguments, max_iter):
         return
     end = time.perf_counter()

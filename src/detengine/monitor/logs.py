@@ -77,6 +77,12 @@ class LogFile(logging.FileHandler):
 
     _has_failed = False
 
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # of another rank's file, which is opened at its first line
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
@@ -85,7 +91,7 @@ class LogFile(logging.FileHandler):
             self._has_failed = True
             problem = cannot_write(Path(self.baseFilename), error)
             logging.getLogger("detengine.monitor").warning(
-                "%s. Until then the log is on the console alone.", problem.strerror
+                "%s. Until then the log is on the console alone.", problem.strerror or problem
             )
 
     def close(self) -> None:

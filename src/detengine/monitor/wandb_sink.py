@@ -39,7 +39,7 @@ class WandbSink:
                 dir=str(folder),
                 config=dict(config),
                 # what is written on a terminal is in log.txt, and is the view's there
-                settings=wandb.Settings(console="off", quiet=True),
+                settings=wandb.Settings(console="off", quiet=True, disable_git=True),
             )
         except wandb.Error as error:
             raise ConnectionError(

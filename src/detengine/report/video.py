@@ -8,6 +8,7 @@ from PIL import Image
 
 from detengine.data.video import import_av
 from detengine.disk.writing import naming, remove_quietly
+from detengine.untrusted.links import without_link
 
 _CODECS = ("libx264", "libopenh264", "mpeg4")
 """The first that this PyAV can encode with is used."""
@@ -24,7 +25,7 @@ class VideoWriter:
     def __init__(self, path: Path, rate: Fraction, time_base: Fraction) -> None:
         self._av = import_av(f"writing the video {path}")
         self._path = path
-        self._aside = path.with_name(f"{path.name}.part")
+        self._aside = without_link(path.with_name(f"{path.name}.part"))
         self._rate, self._time_base = rate, time_base
         self._container: Any = None
         self._stream: Any = None

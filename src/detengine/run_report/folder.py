@@ -167,5 +167,5 @@ def _find_checkpoints(folder: Path) -> tuple[Checkpoint, ...]:
 
 def _written_digest(path: Path) -> str | None:
     beside = path.with_name(path.name + ".sha256")
-    words = beside.read_text(errors="replace").split() if beside.is_file() else []
+    words = beside.read_text(encoding="utf-8", errors="replace").split() if beside.is_file() else []
     return words[0] if words else None

@@ -18,7 +18,8 @@ _HARMLESS = re.compile(
     r"|branch\..*\.(remote|merge|rebase)"
     r"|remote\..*\.(url|fetch|pushurl|tagopt|gh-resolved)"
     r"|submodule\..*\.(url|active)|submodule\.active"
-    r"|(init|pull|push|gc|maintenance|rerere|http|advice|lfs|safe)\..*"
+    r"|(init|pull|push|gc|maintenance|rerere|http|advice|safe)\..*"
+    r"|lfs\.(repositoryformatversion|(.*\.)?(access|locksverify))"
 )
 _UNTOUCHED = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=")
 

@@ -3,7 +3,7 @@
 import re
 
 _QUERY = re.compile(r"(\w+://[^\s?#'\"]*)\?[^\s#'\"]*")
-_USER = re.compile(r"(\w+://)[^\s/?#@'\"]*@")
+_USER = re.compile(r"(\w+://)[^\s/?#'\"]*@")
 
 
 def without_secrets(text: str) -> str:
