@@ -5,6 +5,7 @@ A test marked `faults` calls `record_fault(...)` at its end, when the promise wa
 command, or at the end of its section's table.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +84,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def asked_for_faults(config: pytest.Config) -> bool:
     """`-m faults`. `-m "faults and not endurance"` is the ordinary suite's part of them alone."""
     asked = config.getoption("-m") or ""
-    return "faults" in asked and "not endurance" not in asked
+    return "faults" in asked and not re.search("not (endurance|faults)", asked)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Ranks that find each other among what earlier starts left in the store."""
 
 import socket
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -72,7 +71,5 @@ def test_where_no_rank_0_is_the_others_say_so_when_their_time_is_over(
     another_launcher: pytest.MonkeyPatch,
 ) -> None:
     another_launcher.setenv("RANK", "2")
-    start = time.monotonic()
     with pytest.raises(TimeoutError, match=r"rank 2 has found no rank 0 at 127\.0\.0\.1:\d+: the"):
         fresh_store(SHORT)
-    assert time.monotonic() - start < 5

@@ -78,6 +78,7 @@ def take_all_memory() -> None:
 
 def leave_the_pipe() -> None:
     """Print into a pipe that nobody reads any more, as before `| head`."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
     reading, writing = os.pipe()
     os.dup2(writing, 1)
     os.close(reading)
@@ -85,6 +86,7 @@ def leave_the_pipe() -> None:
 
 def close_the_terminal() -> None:
     """Print to a terminal whose window has been closed."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
     window, terminal = pty.openpty()
     for descriptor in (1, 2):
         os.dup2(terminal, descriptor)
@@ -114,21 +116,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "leaves the pipe": leave_the_pipe,
     "closes the terminal": close_the_terminal,
 }
-
-
-def leave_the_pipe() -> None:
-    """Print into a pipe that nobody reads any more, as before `| head`."""
-    reading, writing = os.pipe()
-    os.dup2(writing, 1)
-    os.close(reading)
-
-
-def close_the_terminal() -> None:
-    """Print to a terminal whose window has been closed."""
-    window, terminal = pty.openpty()
-    for descriptor in (1, 2):
-        os.dup2(terminal, descriptor)
-    os.close(window)
 
 
 def close_all() -> None:

@@ -37,8 +37,8 @@ SECONDS = 5
 """Of a processor, that one input may take, with coverage being counted."""
 ENDLESS = 100
 """Seconds by the clock, on a busy machine too, after which libFuzzer ends it all."""
-MEBIBYTES = 1024
-"""One input may add to what the process has when it begins."""
+MEBIBYTES = 4096
+"""A search may add to what its process has when it begins: an input, and atheris, which grows."""
 
 T = TypeVar("T")
 Mutate = Callable[[bytes, Random], bytes]
