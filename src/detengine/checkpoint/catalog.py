@@ -29,7 +29,7 @@ from detengine.checkpoint.published import (
     find_published,
 )
 from detengine.disk.checksums import sha256_of
-from detengine.disk.writing import naming, write_text
+from detengine.disk.writing import naming
 from detengine.distributed import comm
 from detengine.untrusted.addresses import without_secrets
 
@@ -250,9 +250,9 @@ def _fetch(source: Source, place: Path, looked_in: list[Path]) -> None:
                 + _DIGITS_HINT
                 * (len(expected) < _SHA256_DIGITS)
             )
-        write_text(_beside(place, ".sha256"), f"{found}  {place.name}\n")
-        write_text(_beside(place, ".address"), f"{shown}\n")
-        with naming(place):
+        with naming(place):  # several processes may be at this place, each with the same
+            _beside(place, ".sha256").write_text(f"{found}  {place.name}\n")
+            _beside(place, ".address").write_text(f"{shown}\n")
             aside.replace(place)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from detengine.checkpoint.files import are_tensors
 from detengine.checkpoint.own_entries import own_entries
+from detengine.untrusted.excerpt import excerpt
 
 FORMAT = 1
 STATES = ("optimizer", "scheduler", "precision", "ema")
@@ -25,9 +26,10 @@ def with_all_entries(path: Path, entries: Mapping[str, Any]) -> dict[str, Any]:
     """
     data = {"categories": [], **entries}
     data |= {part: entries.get(part) if "format" in entries else None for part in STATES}
-    if "format" in data and data["format"] != FORMAT:
+    found = data.get("format", FORMAT)
+    if type(found) is not int or found != FORMAT:  # a tensor is equal and unequal at once
         raise ValueError(
-            f"{path} has the checkpoint format {data['format']}; this detengine reads format "
+            f"{path} has the checkpoint format {excerpt(found)}; this detengine reads format "
             f"{FORMAT}. It was written by another version: use that one, or update."
         )
     own_entries(path, data)

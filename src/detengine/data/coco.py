@@ -167,9 +167,20 @@ def _sizes_one_by_one(
     return [
         size_of_entry(path, f"image {n}", entry)
         if folder is None or ("height" in entry and "width" in entry)
-        else read_size(folder / file_name)
+        else size_of_file(path, f"image {n}", folder / file_name)
         for n, (entry, file_name) in enumerate(zip(entries, file_names, strict=True))
     ]
+
+
+def size_of_file(path: Path, where: str, image: Path) -> tuple[int, int]:
+    """(height, width) as the image has it. Raises FileNotFoundError, or as `read_size` does."""
+    try:
+        return read_size(image)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{where} in {path} has no width and height, and there is no file {image} to read them "
+            "from. Correct its file_name, or the folder of images."
+        ) from error
 
 
 def size_of_entry(path: Path, where: str, entry: Entry) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from detengine.data.annotations import FoundImages
-from detengine.data.coco import keypoint_names_of, size_of_entry
+from detengine.data.coco import keypoint_names_of, size_of_entry, size_of_file
 from detengine.data.coco_file import (
     CocoFile,
     Entry,
@@ -15,7 +15,6 @@ from detengine.data.coco_file import (
     read_name,
 )
 from detengine.data.coco_objects import ObjectReader
-from detengine.data.images import read_size
 from detengine.data.salvage import pack_what_is_possible
 from detengine.structures.categories import Categories, raise_if_no_class_name
 from detengine.structures.finding import Problem
@@ -142,7 +141,7 @@ def _read_images(
                 )
             if "height" in entry and "width" in entry:
                 return number, name, size_of_entry(file.path, where, entry)
-            return number, name, read_size(folder / name)
+            return number, name, size_of_file(file.path, where, folder / name)
 
         each = _attempt(read, f"{where} ({entry.get('file_name')})", problems)
         if each is None:
