@@ -12,7 +12,8 @@ PROGRAM = Path(__file__).parent / "killed_program.py"
 
 @pytest.mark.faults
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("writing", [pytest.param("here", marks=pytest.mark.endurance), "beside"])
+@pytest.mark.endurance
+@pytest.mark.parametrize("writing", ["here", "beside"])
 def test_killed_at_any_moment_of_a_save_a_run_resumes_with_a_whole_checkpoint(
     tmp_path: Path,
     writing: str,

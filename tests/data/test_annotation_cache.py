@@ -362,6 +362,7 @@ while True:
 
 
 @pytest.mark.faults
+@pytest.mark.endurance
 @pytest.mark.timeout(900)
 def test_killed_while_annotations_are_kept_the_next_process_reads_them_whole(
     make_coco: MakeCoco,

@@ -190,12 +190,12 @@ CUT = re.compile(r"cut at (\d+) of ")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All cases where faults are asked for, else every third of those that are unlike others."""
+    """All cases where faults are asked for, else every fourth of those that are unlike others."""
     if "case" not in metafunc.fixturenames:
         return
     chosen = ALL
     if not asked_for_faults(metafunc.config):
-        chosen = [each for each in ALL if is_unlike_others(each[1])][::3]
+        chosen = [each for each in ALL if is_unlike_others(each[1])][::4]
     names = [f"{theme}, {case.name}" for theme, case in chosen]
     metafunc.parametrize(("theme", "case"), chosen, ids=names)
 

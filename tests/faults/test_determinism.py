@@ -143,6 +143,7 @@ def difference(one: dict[str, str], other: dict[str, str]) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
+@pytest.mark.endurance
 @pytest.mark.timeout(3000)
 def test_two_runs_leave_the_same_bits(
     machine: Machine, times: Callable[[int, int], int], record_fault: Callable[..., None]
