@@ -88,7 +88,11 @@ class ForkServer:
     def close(self) -> None:
         for group in self._groups:
             _signal_if_there(os.killpg, group, 9)
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:  # a process of a test holds its input, too
+            self._process.kill()
+            self._process.wait()
 
     def _answer(self) -> tuple[int, int]:
         """The number of a request, and what is answered."""
