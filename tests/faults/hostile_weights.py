@@ -137,7 +137,7 @@ def archives() -> dict[str, bytes]:
             small.writestr(name, old.read(name))
             up.writestr(f"../../{name}", old.read(name))
         up.writestr("../it_ran", "")
-        up.writestr("/tmp/detengine_it_ran", "")
+        up.writestr("/detengine_it_ran", "")
     scripted = io.BytesIO(whole.getvalue())
     with zipfile.ZipFile(scripted, "a") as program:
         program.writestr("archive/constants.pkl", pickle.dumps((), 2))
